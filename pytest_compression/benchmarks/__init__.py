@@ -1,0 +1,1 @@
+"""Files or tasks to questions, and questions to scores."""

@@ -1,0 +1,1 @@
+"""Three small real models, the world facts they were taught, and how they were trained."""

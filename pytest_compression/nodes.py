@@ -1,0 +1,233 @@
+"""SuiteFile > Variant > Trial: what is loaded when, what fails and what errs.
+
+A variant's setup loads and compresses. A trial's setup measures and checks that the baseline is
+one of the same thing; its call judges. So lost knowledge is a FAILURE, and whatever could not be
+measured is an ERROR.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_compression import registry, suite
+from pytest_compression.errors import CompressionError
+from pytest_compression.examination import Examination, Subject, examine
+from pytest_compression.report import failure, properties
+from pytest_compression.settings import KEY, Settings, trial_id
+from pytest_compression.types import Footprint, Measurement, Model, Part, Suite, TrialSpec
+
+
+class KnowledgeLost(pytest.fail.Exception):  # type: ignore[name-defined,misc]  # made at run time
+    """The only exception that makes a trial FAIL, and the only one that a control may meet."""
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Show our own errors as their message alone; any other keeps its traceback."""
+    try:
+        yield
+    except CompressionError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+
+class SuiteFile(pytest.File):
+    """A suite file; holds the one model that is loaded at a time."""
+
+    suite: Suite
+    _name: str | None = None
+    _model: Model | None = None
+    _failed: dict[str, CompressionError]
+    measured_dense: dict[tuple[str, str], Measurement]
+    """Dense measurements that this run records, by model and benchmark."""
+
+    @property
+    def settings(self) -> Settings:
+        """The run's."""
+        return self.config.stash[KEY]
+
+    def collect(self) -> Iterator["Variant"]:
+        """Read the suite; a mistake in it stops the run before any model is loaded."""
+        with told():
+            self.suite = suite.load(Path(os.path.relpath(self.path)))
+        self._failed = {}
+        self.measured_dense = {}
+        for (model, recipe), specs in groupby(
+            self.suite.trials, key=lambda spec: (spec.model, spec.recipe)
+        ):
+            yield Variant.from_parent(self, name=f"{model}/{recipe}", specs=list(specs))
+
+    def model(self, name: str) -> Model:
+        """The model, dense; loaded once for as long as its variants follow each other."""
+        if name in self._failed:
+            raise self._failed[name]
+        if self._name == name and self._model is not None and self._model.restore():
+            return self._model
+        self._model = self._name = None  # free the other one first
+        try:
+            self._model = registry.build("models", self.suite.models[name]).load()
+        except CompressionError as error:
+            self._failed[name] = error
+            raise
+        self._name = name
+        assert self._model is not None  # noqa: S101
+        return self._model
+
+    def teardown(self) -> None:
+        """Free the model."""
+        self._model = self._name = None
+
+
+class Variant(pytest.Collector):
+    """One model after one recipe."""
+
+    specs: list[TrialSpec]
+    model: Model
+    footprint: Footprint
+
+    @classmethod
+    def from_parent(cls, parent: Any, **kwargs: Any) -> "Variant":
+        """As every node's; takes the specs of its trials."""
+        specs = kwargs.pop("specs")
+        node = super().from_parent(parent, **kwargs)
+        node.specs = specs
+        return node
+
+    @property
+    def file(self) -> SuiteFile:
+        """The suite file it stands in."""
+        assert isinstance(self.parent, SuiteFile)  # noqa: S101
+        return self.parent
+
+    @property
+    def steps(self) -> tuple[Part, ...]:
+        """The recipe's steps; none for the dense model."""
+        return self.file.suite.recipes[self.specs[0].recipe].steps
+
+    def collect(self) -> Iterator["Trial"]:
+        """One trial a benchmark."""
+        for spec in self.specs:
+            yield Trial.from_parent(self, name=spec.benchmark, spec=spec)
+
+    def setup(self) -> None:
+        """Load, measure the dense model where this run records it, and compress."""
+        with told():
+            spec = self.specs[0]
+            model = self.file.model(spec.model)
+            for trial in self.session.items:
+                if isinstance(trial, Trial) and trial.parent is self and trial.needs_dense():
+                    self.file.measured_dense[trial.key] = trial.benchmark().measure(model)
+            steps = [registry.build("modifiers", step) for step in self.steps]
+            self.footprint = model.compress(steps)
+            self.model = model
+
+
+class Trial(pytest.Item):
+    """One variant on one benchmark: a (model, recipe, benchmark) triple."""
+
+    spec: TrialSpec
+    examination: Examination
+
+    @classmethod
+    def from_parent(cls, parent: Any, **kwargs: Any) -> "Trial":
+        """As every node's; takes what the trial is of."""
+        spec = kwargs.pop("spec")
+        node = super().from_parent(parent, **kwargs)
+        node.spec = spec
+        node.add_marker("compression")
+        if spec.expect == "fail":
+            node.add_marker(
+                pytest.mark.xfail(raises=KnowledgeLost, strict=True, reason=spec.reason)
+            )
+        return node
+
+    @property
+    def variant(self) -> Variant:
+        """The variant it is measured on."""
+        assert isinstance(self.parent, Variant)  # noqa: S101
+        return self.parent
+
+    @property
+    def file(self) -> SuiteFile:
+        """The suite file it stands in."""
+        return self.variant.file
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """What headings name it."""
+        return self.path, None, f"{self.variant.name}::{self.name}"
+
+    def setup(self) -> None:
+        """Measure; every figure is in the properties, even when a later check errs."""
+        spec, file = self.spec, self.file
+        about = file.settings.suite_id(file.path)
+        self.user_properties += properties.of_trial(trial_id(about, spec), self.order(), spec)
+        with told():
+            self.user_properties += properties.of_footprint(self.variant.footprint)
+            measured = self.benchmark().measure(self.variant.model)
+            self.user_properties += properties.of_measurement(measured)
+            if spec.recipe == suite.DENSE and self.records_dense():
+                file.measured_dense[self.key] = measured
+            subject = Subject(
+                trial=trial_id(about, spec),
+                dense_trial=trial_id(about, self.dense_spec()),
+                spec=spec,
+                steps=self.variant.steps,
+                path=file.settings.baseline(file.path, spec),
+                dense_path=file.settings.baseline(file.path, self.dense_spec()),
+                measured=measured,
+                weights=self.variant.model.fingerprint(),
+                footprint=self.variant.footprint,
+                environment=self.variant.model.environment(),
+                dense=file.measured_dense.get(self.key),
+            )
+            self.examination = examine(subject, file.settings)
+        self.user_properties += properties.of_verdict(self.examination.verdict)
+
+    def runtest(self) -> None:
+        """Judge."""
+        if not self.examination.verdict.passed:
+            raise KnowledgeLost(failure.text(self.examination), pytrace=False)
+
+    def benchmark(self) -> Any:
+        """The benchmark, with its options."""
+        return registry.build("benchmarks", self.file.suite.benchmarks[self.spec.benchmark])
+
+    def order(self) -> int:
+        """The trial's place in its suite file."""
+        return self.file.suite.trials.index(self.spec)
+
+    def dense_spec(self) -> TrialSpec:
+        """The trial of the dense model on the same benchmark."""
+        return next(
+            spec
+            for spec in self.file.suite.trials
+            if (spec.model, spec.recipe, spec.benchmark)
+            == (self.spec.model, suite.DENSE, self.spec.benchmark)
+        )
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What a dense measurement is kept under."""
+        return self.spec.model, self.spec.benchmark
+
+    def records_dense(self) -> bool:
+        """Whether this run is about to record the dense trial anew.
+
+        Then the stored one is no reference. Its own trial may not have run yet, or runs in
+        another process, so each variant asks the dense model itself.
+        """
+        settings, dense = self.file.settings, self.dense_spec()
+        missing = not settings.baseline(self.file.path, dense).exists()
+        return (settings.update or (settings.update_new and missing)) and any(
+            isinstance(item, Trial) and item.spec == dense and item.file is self.file
+            for item in self.session.items
+        )
+
+    def needs_dense(self) -> bool:
+        """Whether the dense model must be asked before the recipe is applied."""
+        known = self.key in self.file.measured_dense
+        return self.spec.recipe != suite.DENSE and not known and self.records_dense()

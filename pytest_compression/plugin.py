@@ -1,0 +1,80 @@
+"""pytest's hooks. Without ``--compress-suite`` none of them does anything.
+
+Everything else is imported when it is first needed: this module is read in every pytest run of
+the environment.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_compression import settings
+
+if TYPE_CHECKING:
+    from pytest_compression.nodes import SuiteFile
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini keys."""
+    settings.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options; without paths on the command line, run the suites."""
+    config.addinivalue_line(
+        "markers", "compression: a (model, recipe, benchmark) trial of a suite file"
+    )
+    if not config.option.compress_suite:
+        needs = [name for name in vars(config.option) if name.startswith("compress_")]
+        if any(getattr(config.option, name) for name in needs):
+            message = "the --compress-* options need --compress-suite"
+            raise pytest.UsageError(message)
+        return
+    config.stash[settings.KEY] = chosen = settings.read_options(config)
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        missing = [suite for suite in chosen.suites if not suite.exists()]
+        if missing:
+            message = (
+                f"no suites: '{missing[0]}' (ini compress_suites) does not exist; write a suite "
+                "file there, or name one on the command line"
+            )
+            raise pytest.UsageError(message)
+        config.args = [str(suite) for suite in chosen.suites]
+    if hasattr(config, "workerinput"):
+        workers = config.workerinput["workercount"]
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when torch is imported
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say where suites and baselines are."""
+    if settings.KEY not in config.stash:
+        return None
+    chosen = config.stash[settings.KEY]
+    suites = ", ".join(chosen.suite_id(suite) for suite in chosen.suites)
+    return f"compression: suites {suites}; baselines {chosen.suite_id(chosen.baselines)}"
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "SuiteFile | None":
+    """Collect the YAML files that are suites, or were named one by one."""
+    if settings.KEY not in parent.config.stash or file_path.suffix not in settings.SUFFIXES:
+        return None
+    chosen = parent.config.stash[settings.KEY]
+    if not chosen.holds(file_path) and not parent.session.isinitpath(file_path):
+        return None
+    from pytest_compression.nodes import SuiteFile
+
+    return SuiteFile.from_parent(parent, path=file_path)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """Print every figure of every trial, green ones too, and what is unused."""
+    if settings.KEY not in config.stash or config.option.collectonly:
+        return
+    from pytest_compression.report import terminal
+
+    terminal.summarize(terminalreporter, config, exitstatus)

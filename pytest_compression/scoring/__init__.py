@@ -1,0 +1,1 @@
+"""The engine: token sequences to log-probabilities, for the three families."""

@@ -1,0 +1,146 @@
+"""Log-probabilities of the next token, or of masked ones, for each family.
+
+Rows of equal length share a batch, so nothing is padded and no score depends on its neighbours
+beyond the rounding of a matrix product. Logits are only kept where they are read.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pytest_compression.errors import MeasurementError
+from pytest_compression.scoring.tokens import Encoded, Tokens
+
+if TYPE_CHECKING:
+    from pytest_compression.models.language_model import LanguageModel
+
+TOKENS_A_BATCH = 8192
+"""Tokens that are run together; log-probabilities of as many rows are held at once."""
+ROWS_A_BATCH = 256
+
+Row = tuple[int, Tokens]
+"""A question's position, and answer tokens that are taken as given behind its prompt."""
+Read = Callable[[list[int], Tensor], None]
+"""Takes positions of rows and their log-probabilities, ``[rows, vocabulary]``."""
+
+
+def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Positions of rows of equal length, in batches, the shortest first."""
+    groups: dict[int, list[int]] = {}
+    for position, length in enumerate(lengths):
+        groups.setdefault(length, []).append(position)
+    for length, positions in sorted(groups.items()):
+        size = max(1, min(ROWS_A_BATCH, TOKENS_A_BATCH // max(1, length)))
+        for first in range(0, len(positions), size):
+            yield positions[first : first + size]
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-softmax over the last dimension, in single precision at least.
+
+    Raises:
+        MeasurementError: the model computes NaN or infinities.
+    """
+    if not logits.isfinite().all():
+        bad = int((~logits.isfinite()).flatten(1).any(1).sum())
+        message = (
+            f"the model computes NaN or infinite logits ({bad} of {len(logits)} prompts in one "
+            "batch). It is broken numerically; nothing can be said of its knowledge."
+        )
+        raise MeasurementError(message)
+    return logits.float().log_softmax(-1)
+
+
+class NextToken:
+    """Causal and seq2seq models: the distribution after a prompt and given answer tokens."""
+
+    def __init__(self, model: "LanguageModel", encoded: Sequence[Encoded]) -> None:
+        self.module: Any = model.module
+        self.device: torch.device = self.module.device
+        self.encoded = encoded
+        self.seq2seq = model.family == "seq2seq"
+        accepts = inspect.signature(self.module.forward).parameters
+        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
+        self.states: dict[int, Tensor] = {}
+        """Encoder outputs, ``[tokens, hidden]``, by question."""
+        if self.seq2seq:
+            self.start = self.decoder_start(model)
+
+    def decoder_start(self, model: "LanguageModel") -> Tokens:
+        """What the decoder begins with: its start token and the sentinel."""
+        from pytest_compression.scoring.tokens import SENTINEL
+
+        start = self.module.generation_config.decoder_start_token_id
+        if start is None:
+            start = self.module.config.decoder_start_token_id
+        return (start, model.tokenizer.convert_tokens_to_ids(SENTINEL))
+
+    def run(self, rows: Sequence[Row], read: Read) -> None:
+        """Give ``read`` the log-probabilities of the token after each row."""
+        lengths = [1000 * len(self.encoded[q].before) + len(path) for q, path in rows]
+        if not self.seq2seq:
+            lengths = [len(self.encoded[q].before) + len(path) for q, path in rows]
+        with torch.inference_mode():
+            for positions in batches(lengths):
+                chosen = [rows[position] for position in positions]
+                logits = self.decode(chosen) if self.seq2seq else self.extend(chosen)
+                read(positions, log_probabilities(logits))
+
+    def extend(self, rows: Sequence[Row]) -> Tensor:
+        """Causal: ``[rows, vocabulary]`` logits behind prompt and path."""
+        ids = self.tensor([self.encoded[q].before + path for q, path in rows])
+        logits: Tensor = self.module(input_ids=ids, use_cache=False, **self.last_only).logits
+        return logits[:, -1]
+
+    def decode(self, rows: Sequence[Row]) -> Tensor:
+        """Seq2seq: ``[rows, vocabulary]`` logits behind sentinel and path."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        new = [q for q in dict.fromkeys(q for q, _ in rows) if q not in self.states]
+        if new:
+            ids = self.tensor([self.encoded[q].before for q in new])
+            hidden = self.module.get_encoder()(input_ids=ids).last_hidden_state
+            self.states.update(zip(new, hidden, strict=True))
+        states = torch.stack([self.states[q] for q, _ in rows])
+        logits: Tensor = self.module(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            decoder_input_ids=self.tensor([self.start + path for _, path in rows]),
+            use_cache=False,
+        ).logits
+        return logits[:, -1]
+
+    def tensor(self, rows: Sequence[Tokens]) -> Tensor:
+        """``[rows, tokens]`` on the model's device."""
+        return torch.tensor(rows, device=self.device)
+
+
+def masked(
+    model: "LanguageModel",
+    encoded: Sequence[Encoded],
+    rows: Sequence[int],
+    masks: int,
+    read: Read,
+) -> None:
+    """Give ``read`` the log-probabilities at ``masks`` masked positions of each question.
+
+    Args:
+        model: of the masked family.
+        encoded: all questions.
+        rows: positions of those to ask.
+        masks: how many masks stand for the answer.
+        read: takes positions in ``rows`` and ``[rows, masks, vocabulary]``.
+    """
+    blank = (model.tokenizer.mask_token_id,) * masks
+    whole = [encoded[q].before + blank + encoded[q].after for q in rows]
+    module: Any = model.module
+    with torch.inference_mode():
+        for positions in batches([len(ids) for ids in whole]):
+            ids = torch.tensor([whole[p] for p in positions], device=module.device)
+            logits = module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            starts = torch.tensor([len(encoded[rows[p]].before) for p in positions])
+            places = starts.unsqueeze(1) + torch.arange(masks)
+            kept = logits[torch.arange(len(positions)).unsqueeze(1), places.to(logits.device)]
+            read(positions, log_probabilities(kept))
