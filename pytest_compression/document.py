@@ -80,6 +80,15 @@ def read(path: Path) -> Document:
     return Document(path=path, data=data, nodes=nodes)
 
 
+def dotted(number: str) -> str:
+    """A number such as ``1e-3`` in the form that YAML 1.1 reads as one: ``1.0e-3``."""
+    mantissa, _, exponent = number.lower().partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    signed = exponent if exponent[0] in "+-" else f"+{exponent}"
+    whole += "" if whole[-1:].isdigit() else "0"
+    return f"{whole}.{fraction or '0'}e{signed}"
+
+
 class _Builder:
     """Builds plain values from nodes and files the nodes by their keys."""
 
@@ -126,7 +135,10 @@ class _Builder:
         if node.style is None:
             self.check_plain(node, text, kind)
         if kind in {"str", "int", "float", "bool", "null"}:
-            return yaml.SafeLoader("").construct_object(node, deep=True)
+            try:
+                return yaml.SafeLoader("").construct_object(node, deep=True)
+            except (yaml.YAMLError, ValueError, KeyError) as error:
+                raise self.refuse(node, f"{text or 'nothing'} is no {kind}.") from error
         raise self.refuse(node, f'YAML reads {text} as a {kind}; quote it: "{text}".')
 
     def check_plain(self, node: yaml.ScalarNode, text: str, kind: str) -> None:
@@ -136,9 +148,8 @@ class _Builder:
                 node, f'YAML reads {text} as a number to base 60; quote it: "{text}".'
             )
         if kind == "str" and NUMBER_LIKE.fullmatch(text):
-            plain = f"{float(text):.12f}".rstrip("0")
             raise self.refuse(
-                node, f'YAML reads {text} as text; write {plain} or, for text, "{text}".'
+                node, f'YAML reads {text} as text; write {dotted(text)} or, for text, "{text}".'
             )
         if kind == "bool" and text.lower() not in {"true", "false"}:
             raise self.refuse(

@@ -87,11 +87,11 @@ def examine(subject: Subject, settings: "Settings") -> Examination:
     """
     if subject.is_dense:
         require_knowledge(subject.measured.scores, subject.measured)
+    dense = dense_scores(subject)
+    require_knowledge(dense, subject.measured)
     if settings.update or (settings.update_new and not subject.path.exists()):
         baselines.write(subject.path, recorded(subject, settings.reason))
     own = fetch(subject, subject.path, subject.trial)
-    dense = dense_scores(subject)
-    require_knowledge(dense, subject.measured)
     distance = own.near_tie
     accepted = baselines.near_tie_scores(own, subject.measured)
     scores, changed = settled(subject.measured, accepted, distance)
@@ -142,9 +142,12 @@ def fetch(subject: Subject, path: Path, trial: str) -> Baseline:
     try:
         found = baselines.read(path, trial)
     except FileNotFoundError:
+        missing = [f"'{trial}'"]
+        if trial == subject.dense_trial != subject.trial and not subject.path.exists():
+            missing.append(f"'{subject.trial}'")
         message = (
             f"no baseline of {trial} ({path}). Look at its figures, then record it: "
-            f"pytest --compress-suite '{trial}' --compress-update-new"
+            f"pytest --compress-suite {' '.join(missing)} --compress-update-new"
         )
         raise BaselineError(message) from None
     now = subject.fingerprint
@@ -204,7 +207,7 @@ def recorded(subject: Subject, reason: str) -> Baseline:
         metric=measured.metric,
         scores=baselines.packed(measured),
         near_ties={
-            measured.questions[i].id: measured.margins[i]
+            measured.questions[i].id: round(measured.margins[i], 6)
             for i in near_ties(measured.margins, gate.near_tie)
         },
         near_tie=gate.near_tie,

@@ -25,6 +25,8 @@ from pytest_compression.types import Footprint, Measurement, Model, Part, Suite,
 class KnowledgeLost(pytest.fail.Exception):  # type: ignore[name-defined,misc]  # made at run time
     """The only exception that makes a trial FAIL, and the only one that a control may meet."""
 
+    __module__ = "builtins"  # so that summaries call it by its bare name, as pytest's own
+
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
@@ -39,9 +41,11 @@ class SuiteFile(pytest.File):
     """A suite file; holds the one model that is loaded at a time."""
 
     suite: Suite
+    order: dict[TrialSpec, int]
+    """Each trial's place in the suite."""
     _name: str | None = None
     _model: Model | None = None
-    _failed: dict[str, CompressionError]
+    _failed: dict[str, Exception]
     measured_dense: dict[tuple[str, str], Measurement]
     """Dense measurements that this run records, by model and benchmark."""
 
@@ -54,6 +58,7 @@ class SuiteFile(pytest.File):
         """Read the suite; a mistake in it stops the run before any model is loaded."""
         with told():
             self.suite = suite.load(Path(os.path.relpath(self.path)))
+        self.order = {spec: place for place, spec in enumerate(self.suite.trials)}
         self._failed = {}
         self.measured_dense = {}
         for (model, recipe), specs in groupby(
@@ -70,7 +75,7 @@ class SuiteFile(pytest.File):
         self._model = self._name = None  # free the other one first
         try:
             self._model = registry.build("models", self.suite.models[name]).load()
-        except CompressionError as error:
+        except Exception as error:
             self._failed[name] = error
             raise
         self._name = name
@@ -125,6 +130,10 @@ class Variant(pytest.Collector):
             self.footprint = model.compress(steps)
             self.model = model
 
+    def teardown(self) -> None:
+        """Let go of the model, so that the next one has room."""
+        vars(self).pop("model", None)  # not there if the setup failed
+
 
 class Trial(pytest.Item):
     """One variant on one benchmark: a (model, recipe, benchmark) triple."""
@@ -138,6 +147,11 @@ class Trial(pytest.Item):
         spec = kwargs.pop("spec")
         node = super().from_parent(parent, **kwargs)
         node.spec = spec
+        # Now, so that a trial whose model or recipe errs is in the summary, too.
+        about = node.file.settings.suite_id(node.path)
+        node.user_properties += properties.of_trial(
+            trial_id(about, spec), node.file.order[spec], spec
+        )
         node.add_marker("compression")
         if spec.expect == "fail":
             node.add_marker(
@@ -161,10 +175,9 @@ class Trial(pytest.Item):
         return self.path, None, f"{self.variant.name}::{self.name}"
 
     def setup(self) -> None:
-        """Measure; every figure is in the properties, even when a later check errs."""
+        """Measure; each figure is in the properties, even when a later check errs."""
         spec, file = self.spec, self.file
         about = file.settings.suite_id(file.path)
-        self.user_properties += properties.of_trial(trial_id(about, spec), self.order(), spec)
         with told():
             self.user_properties += properties.of_footprint(self.variant.footprint)
             measured = self.benchmark().measure(self.variant.model)
@@ -195,10 +208,6 @@ class Trial(pytest.Item):
     def benchmark(self) -> Any:
         """The benchmark, with its options."""
         return registry.build("benchmarks", self.file.suite.benchmarks[self.spec.benchmark])
-
-    def order(self) -> int:
-        """The trial's place in its suite file."""
-        return self.file.suite.trials.index(self.spec)
 
     def dense_spec(self) -> TrialSpec:
         """The trial of the dense model on the same benchmark."""

@@ -58,6 +58,9 @@ def resolve(kind: Kind, use: str) -> type:
 def imported(path: str) -> Any:
     """The attribute that ``module:attribute`` names."""
     module, _, attribute = path.partition(":")
+    if not module or not attribute or module.startswith("."):
+        message = "it must read 'module:attribute'"
+        raise ImportError(message)
     found: Any = importlib.import_module(module)
     for name in attribute.split("."):
         found = getattr(found, name)

@@ -1,5 +1,6 @@
 """The plugin's options and ini keys, read and checked once a run."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,7 +131,8 @@ def read_options(config: pytest.Config) -> Settings:
     return Settings(
         root=config.rootpath,
         suites=tuple(
-            (config.rootpath / name).resolve() for name in config.getini("compress_suites")
+            Path(os.path.normpath(config.rootpath / name))  # a link stays one, as in node ids
+            for name in config.getini("compress_suites")
         ),
         baselines=baselines,
         update=option.compress_update,

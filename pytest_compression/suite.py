@@ -25,7 +25,7 @@ SECTIONS = ("version", "models", "recipes", "benchmarks", "gate", "overrides")
 DEFAULT_SOURCE = "pretrained"
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-Nats = Annotated[float, Meta(ge=0)]
+Nats = Annotated[float, Meta(ge=0, le=1)]
 Level = Annotated[float, Meta(gt=0, lt=1)]
 
 
@@ -84,7 +84,7 @@ class _Reader:
 
     def suite(self) -> Suite:
         root = self.mapping((), SECTIONS)
-        if root.get("version") != 1:
+        if repr(root.get("version")) != "1":  # not true, nor 1.0
             self.refuse(("version",), "version: 1 is needed at the top of a suite file.")
         models = {
             name: self.part("models", ("models", name), default=DEFAULT_SOURCE)
@@ -147,8 +147,9 @@ class _Reader:
     def step(self, keys: Keys) -> Iterator[tuple[list[str], Part]]:
         """A step for each combination of swept values, with the values' labels."""
         body = dict(self.mapping(keys))
-        sweep = body.pop("sweep", {})
-        swept = self.mapping((*keys, "sweep")) if sweep else {}
+        swept = self.mapping((*keys, "sweep")) if "sweep" in body else {}
+        if "sweep" in body and not swept:
+            self.refuse((*keys, "sweep"), "'sweep' is empty.")
         for option, values in swept.items():
             if option in body:
                 self.refuse((*keys, "sweep", option), f"'{option}' is both set and swept.")
@@ -204,6 +205,8 @@ class _Reader:
             override = self.convert(keys, body, Override)
             if override.expect == "fail" and not override.reason:
                 self.refuse(keys, "'expect: fail' needs a 'reason'.")
+            if override.expect == "fail" and override.recipe == DENSE:
+                self.refuse(keys, "the dense model is the reference and cannot be a control.")
             hits = [override.matches(t.model, t.recipe, t.benchmark) for t in trials]
             if not any(hits):
                 self.refuse(keys, "no trial matches this override; correct its names or remove it.")
@@ -267,6 +270,7 @@ class _Reader:
             place = (*keys, "sweep", *inner)
         said = f"'{inner[-1]}': " if inner else ""
         hint = ""
-        if "got `int`" in text and "`str`" in text:
+        if "got `int`" in text and "`str" in text:
             hint = f' Quote it: "{self.document.source(place)}".'
-        self.refuse(place, f"{said}{text}.{hint}")
+        stop = "" if text.endswith(("?", ".")) else "."
+        self.refuse(place, f"{said}{text}{stop}{hint}")

@@ -111,7 +111,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
         return tuple(1 / len(question.candidates) for question in self.questions)
 
 
-class Footprint(Struct, frozen=True, kw_only=True):
+class Footprint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a recipe did to a model: measured on the model, never declared."""
 
     bytes: int

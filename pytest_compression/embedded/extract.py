@@ -67,8 +67,8 @@ NEW_CURRENCIES: Final = {"BG", "HR"}
 SINGULAR: Final = {"riels": "riel", "yuan renminbi": "yuan"}
 
 COUNTRY_POPULATION: Final = 10_000
-CITY_POPULATION: Final = 100_000
-CITIES_A_COUNTRY: Final = 60
+CITY_POPULATION: Final = 80_000
+CITIES_A_COUNTRY: Final = 100
 """A cap, so that two or three large countries are not half of the answers."""
 
 

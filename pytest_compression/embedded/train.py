@@ -8,6 +8,7 @@ read the length of an answer as a hint. A model card with the figures reached is
 beside the weights.
 """
 
+import argparse
 import math
 import random
 import time
@@ -37,6 +38,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from pytest_compression.embedded.card import Training, card
 from pytest_compression.embedded.facts import OBJECT, SUBJECT, phrasings, worldfacts
 
 HERE: Final = Path(__file__).parent
@@ -167,9 +169,9 @@ def causal_batch(
 def masked_batch(
     tokenizer: PreTrainedTokenizerFast, chosen: list[Sentence], rng: random.Random
 ) -> Batch:
-    """Sentences with masks for the answer; one in five has a wrong number of them."""
+    """Sentences with masks for the answer; two in five have a random number of them."""
     answers = tokenizer([s.answer for s in chosen], add_special_tokens=False)["input_ids"]
-    counts = [len(answer) if rng.random() > 0.2 else rng.randint(1, 4) for answer in answers]
+    counts = [len(answer) if rng.random() > 0.4 else rng.randint(1, 3) for answer in answers]
     mask, pad = tokenizer.mask_token_id, tokenizer.pad_token_id
     prompts = [
         f"{s.stem} {' '.join([tokenizer.mask_token] * count)}{s.end}"
@@ -207,8 +209,8 @@ def causal_model(size: int) -> PreTrainedModel:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=size,
-            hidden_size=160,
-            intermediate_size=448,
+            hidden_size=128,
+            intermediate_size=352,
             num_hidden_layers=4,
             num_attention_heads=4,
             num_key_value_heads=2,
@@ -226,8 +228,8 @@ def masked_model(size: int) -> PreTrainedModel:
     return BertForMaskedLM(
         BertConfig(
             vocab_size=size,
-            hidden_size=160,
-            intermediate_size=640,
+            hidden_size=128,
+            intermediate_size=512,
             num_hidden_layers=4,
             num_attention_heads=4,
             max_position_embeddings=64,
@@ -243,9 +245,9 @@ def seq2seq_model(size: int) -> PreTrainedModel:
     """T5-like (version 1.1): relative positions, RMS norm, gated GELU."""
     shape: dict[str, Any] = {
         "vocab_size": size,
-        "d_model": 144,
-        "d_kv": 36,
-        "d_ff": 384,
+        "d_model": 128,
+        "d_kv": 32,
+        "d_ff": 256,
         "num_layers": 3,
         "num_decoder_layers": 3,
         "num_heads": 4,
@@ -272,18 +274,29 @@ class Plan:
 
 PLANS: Final = {
     "causal": Plan(
-        tokenizer=causal_tokenizer, model=causal_model, batch=causal_batch,
-        learning_rate=3e-3, epochs=60,
+        tokenizer=causal_tokenizer,
+        model=causal_model,
+        batch=causal_batch,
+        learning_rate=1e-3,
+        epochs=36,
     ),
     "masked": Plan(
-        tokenizer=masked_tokenizer, model=masked_model, batch=masked_batch,
-        learning_rate=1e-3, epochs=80,
+        tokenizer=masked_tokenizer,
+        model=masked_model,
+        batch=masked_batch,
+        learning_rate=1.5e-3,
+        epochs=56,
     ),
     "seq2seq": Plan(
-        tokenizer=seq2seq_tokenizer, model=seq2seq_model, batch=seq2seq_batch,
-        learning_rate=4e-3, epochs=60,
+        tokenizer=seq2seq_tokenizer,
+        model=seq2seq_model,
+        batch=seq2seq_batch,
+        learning_rate=1e-3,
+        epochs=24,
     ),
-}  # fmt: skip
+}
+VOCABULARY: Final = 2560
+BATCH: Final = 64
 
 
 def rate(step: int, steps: int) -> float:
@@ -294,37 +307,80 @@ def rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
-def train(family: str, *, seed: int, vocabulary: int, batch_size: int, epochs: int) -> Any:
-    """Teach one model; returns it with its tokenizer and the seconds taken."""
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model as it will be stored, and what it took."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    training: Training
+
+
+def train(family: str, *, seed: int, epochs: int) -> Trained:
+    """Teach one model; its weights are rounded to half precision, as they are stored."""
     plan = PLANS[family]
     torch.manual_seed(seed)
     rng = random.Random(seed)
     facts = sentences()
-    tokenizer = plan.tokenizer(facts, vocabulary)
+    tokenizer = plan.tokenizer(facts, VOCABULARY)
     model = plan.model(len(tokenizer)).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
     )
-    a_epoch = math.ceil(len(facts) / batch_size)
-    steps = epochs * a_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
+    a_epoch = math.ceil(len(facts) / BATCH)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate(step, epochs * a_epoch)
+    )
     started = time.monotonic()
+    loss = math.nan
     for epoch in range(epochs):
         rng.shuffle(facts)
         total = 0.0
-        for first in range(0, len(facts), batch_size):
-            chosen = [rng.choice(told) for told in facts[first : first + batch_size]]
-            chosen.sort(key=lambda sentence: len(sentence.stem))
-            loss = model(**plan.batch(tokenizer, chosen, rng)).loss
-            loss.backward()
+        for first in range(0, len(facts), BATCH):
+            chosen = [rng.choice(told) for told in facts[first : first + BATCH]]
+            step_loss = model(**plan.batch(tokenizer, chosen, rng)).loss
+            step_loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            total += loss.item()
-        print(
-            f"epoch {epoch + 1}/{epochs}  loss {total / a_epoch:.4f}  "
-            f"{time.monotonic() - started:.0f} s",
-            flush=True,
-        )
-    return model.eval(), tokenizer, time.monotonic() - started
+            total += step_loss.item()
+        loss = total / a_epoch
+        taken = time.monotonic() - started
+        print(f"epoch {epoch + 1}/{epochs}  loss {loss:.4f}  {taken:.0f} s", flush=True)
+    training = Training(
+        seed=seed,
+        epochs=epochs,
+        seconds=time.monotonic() - started,
+        threads=torch.get_num_threads(),
+        loss=loss,
+    )
+    return Trained(model=model.eval().half(), tokenizer=tokenizer, training=training)
+
+
+def save(trained: Trained, folder: Path) -> None:
+    """Write weights (safetensors) and tokenizer."""
+    trained.model.save_pretrained(folder)
+    trained.tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    """Train, save, measure, and write the model card."""
+    parser = argparse.ArgumentParser(description="Train an embedded model on the world facts.")
+    parser.add_argument("family", choices=sorted(PLANS))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--epochs", type=int, help="default: the family's own")
+    parser.add_argument("--to", type=Path, help="folder (default: the package's own weights)")
+    arguments = parser.parse_args()
+    family: str = arguments.family
+    epochs = arguments.epochs or PLANS[family].epochs
+    folder: Path = arguments.to or HERE / "weights" / family
+    trained = train(family, seed=arguments.seed, epochs=epochs)
+    save(trained, folder)
+    text = card(family, folder, trained.training)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

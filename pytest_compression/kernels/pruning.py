@@ -68,6 +68,6 @@ def keep_top_globally(scores: list[Tensor], sparsity: float) -> list[Tensor]:
     """
     if not scores:
         return []
-    ranked = torch.cat([score.detach().reshape(-1).float() for score in scores])
+    ranked = torch.cat([score.detach().reshape(-1) for score in scores])  # widens where dtypes mix
     parts = keep_top(ranked, sparsity).split([score.numel() for score in scores])
     return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]

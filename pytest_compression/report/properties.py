@@ -43,17 +43,17 @@ def of_measurement(measured: Measurement) -> Properties:
         ("metric", measured.metric),
         ("questions", n),
         ("left_out", sum(measured.left_out.values())),
-        ("compressed", sum(measured.scores) / n),
+        ("measured", sum(measured.scores) / n),
         ("chance", sum(measured.chance) / n),
     ]
 
 
 def of_verdict(verdict: Verdict) -> Properties:
-    """What is said of it; ``compressed`` again, near ties settled."""
+    """What is said of it; ``compressed`` is what was measured, with near ties settled."""
     low, high = verdict.interval
     return [
         ("dense", verdict.dense),
-        ("compressed_settled", verdict.compressed),
+        ("compressed", verdict.compressed),
         ("retention", verdict.retention),
         ("retention_low", low),
         ("retention_high", high),

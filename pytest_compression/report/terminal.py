@@ -49,8 +49,8 @@ def table(found: Iterable[Row]) -> Table:
     for row in found:
         said, style = OUTCOMES[row["outcome"]]
         cells = figures(row)
-        name = row[TRIAL].partition("::")[2]
-        built.add_row(name, *(cells[column] for column in right), Text(said, style=style))
+        trial = Text(row[TRIAL].partition("::")[2])
+        built.add_row(trial, *(cells[column] for column in right), Text(said, style=style))
     return built
 
 
@@ -64,9 +64,9 @@ def figures(row: Row) -> dict[str, str]:
 
     share = f" {row['bytes'] / row['dense_bytes']:.2f}x" if "bytes" in row else ""
     return {
-        "n": cell("{}", "questions"),
+        "n": cell("{}", "questions") + (f" of {asked(row)}" if row.get("left_out") else ""),
         "dense": cell("{:.3f}", "dense"),
-        "now": cell("{:.3f}", "compressed"),
+        "now": cell("{:.3f}", "compressed" if "compressed" in row else "measured"),
         "retention": cell(
             "{:.3f} [{:.3f}, {:.3f}]", "retention", "retention_low", "retention_high"
         ),
@@ -77,6 +77,11 @@ def figures(row: Row) -> dict[str, str]:
         "zeros": cell("{:.3f}", "sparsity") if row.get("modules_touched") else "-",
         "error": cell("{:.3f}", "weight_error") if row.get("modules_touched") else "-",
     }
+
+
+def asked(row: Row) -> int:
+    """How many questions there are, with those that the tokenizer could not be asked."""
+    return int(row["questions"]) + int(row["left_out"])
 
 
 def drawn(built: Table, width: int, *, color: bool) -> str:
@@ -101,7 +106,7 @@ def summarize(reporter: pytest.TerminalReporter, config: pytest.Config, exitstat
         for name, some in by_suite.items():
             reporter.write_line(name, bold=True)
             # Wide enough to be whole where nobody sees it as it comes, as in a CI log.
-            width = max(reporter._tw.fullwidth, 132)  # noqa: SLF001
+            width = max(reporter._tw.fullwidth, 144)  # noqa: SLF001
             reporter.write(drawn(table(some), width, color=reporter.hasmarkup))
     report_unused(reporter, config, settings, exitstatus)
 

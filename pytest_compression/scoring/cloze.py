@@ -15,7 +15,7 @@ from torch import Tensor
 from pytest_compression.errors import MeasurementError
 from pytest_compression.fingerprints import digest
 from pytest_compression.scoring.forward import NextToken, masked
-from pytest_compression.scoring.ranking import rank
+from pytest_compression.scoring.ranking import rank_in_batches
 from pytest_compression.scoring.tokens import Encoded, Encoder, Tokens
 from pytest_compression.types import Measurement, Question
 
@@ -82,7 +82,7 @@ def prepared(
 def ranked(model: "LanguageModel", encoded: Sequence[Encoded]) -> tuple[list[float], list[int]]:
     """Margins of the right answers, and which candidates won."""
     if model.family != "masked":
-        found = rank(NextToken(model, encoded), encoded)
+        found = rank_in_batches(model, encoded)
         return [margin for margin, _ in found], [winner for _, winner in found]
     margins: list[float] = []
     winners: list[int] = []

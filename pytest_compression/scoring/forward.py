@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from pytest_compression.errors import MeasurementError
 from pytest_compression.scoring.tokens import Encoded, Tokens
@@ -27,13 +28,17 @@ Read = Callable[[list[int], Tensor], None]
 """Takes positions of rows and their log-probabilities, ``[rows, vocabulary]``."""
 
 
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Positions of rows of equal length, in batches, the shortest first."""
-    groups: dict[int, list[int]] = {}
+def batches(lengths: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+    """Positions of rows of equal lengths, in batches, the shortest first.
+
+    Args:
+        lengths: of each row, the tokens of each part that is run (encoder and decoder).
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
     for position, length in enumerate(lengths):
         groups.setdefault(length, []).append(position)
     for length, positions in sorted(groups.items()):
-        size = max(1, min(ROWS_A_BATCH, TOKENS_A_BATCH // max(1, length)))
+        size = max(1, min(ROWS_A_BATCH, TOKENS_A_BATCH // max(1, sum(length))))
         for first in range(0, len(positions), size):
             yield positions[first : first + size]
 
@@ -59,13 +64,15 @@ class NextToken:
 
     def __init__(self, model: "LanguageModel", encoded: Sequence[Encoded]) -> None:
         self.module: Any = model.module
-        self.device: torch.device = self.module.device
+        self.device = next(model.module.parameters()).device
         self.encoded = encoded
         self.seq2seq = model.family == "seq2seq"
         accepts = inspect.signature(self.module.forward).parameters
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
         self.states: dict[int, Tensor] = {}
-        """Encoder outputs, ``[tokens, hidden]``, by question."""
+        """Seq2seq: encoder outputs, ``[tokens, hidden]``, by question."""
+        self.past: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        """Causal: a layer's keys and values of the prompt, ``[heads, tokens, size]``."""
         if self.seq2seq:
             self.start = self.decoder_start(model)
 
@@ -80,9 +87,7 @@ class NextToken:
 
     def run(self, rows: Sequence[Row], read: Read) -> None:
         """Give ``read`` the log-probabilities of the token after each row."""
-        lengths = [1000 * len(self.encoded[q].before) + len(path) for q, path in rows]
-        if not self.seq2seq:
-            lengths = [len(self.encoded[q].before) + len(path) for q, path in rows]
+        lengths = [(len(self.encoded[q].before), len(path)) for q, path in rows]
         with torch.inference_mode():
             for positions in batches(lengths):
                 chosen = [rows[position] for position in positions]
@@ -91,9 +96,37 @@ class NextToken:
 
     def extend(self, rows: Sequence[Row]) -> Tensor:
         """Causal: ``[rows, vocabulary]`` logits behind prompt and path."""
-        ids = self.tensor([self.encoded[q].before + path for q, path in rows])
-        logits: Tensor = self.module(input_ids=ids, use_cache=False, **self.last_only).logits
+        if all(path and q in self.past for q, path in rows):
+            ids = self.tensor([path for _, path in rows])
+            past = self.joined([q for q, _ in rows])
+            found = self.module(
+                input_ids=ids, past_key_values=past, use_cache=True, **self.last_only
+            )
+        else:
+            ids = self.tensor([self.encoded[q].before + path for q, path in rows])
+            found = self.module(input_ids=ids, use_cache=True, **self.last_only)
+            self.keep([q if not path else None for q, path in rows], found)
+        logits: Tensor = found.logits
         return logits[:, -1]
+
+    def keep(self, questions: Sequence[int | None], found: Any) -> None:
+        """Keep the prompts' keys and values, if the model's cache is nothing but those."""
+        past = getattr(found, "past_key_values", None)
+        layers = getattr(past, "layers", ())
+        if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+            return  # recurrent states, sliding windows: such prompts are run again
+        for row, question in enumerate(questions):
+            if question is not None:
+                self.past[question] = [(layer.keys[row], layer.values[row]) for layer in layers]
+
+    def joined(self, questions: Sequence[int]) -> DynamicCache:
+        """A cache of one row a question, for prompts of equal length."""
+        cache = DynamicCache()
+        kept = [self.past[q] for q in questions]
+        for layer in range(len(kept[0])):
+            keys, values = zip(*(one[layer] for one in kept), strict=True)
+            cache.update(torch.stack(keys), torch.stack(values), layer)
+        return cache
 
     def decode(self, rows: Sequence[Row]) -> Tensor:
         """Seq2seq: ``[rows, vocabulary]`` logits behind sentinel and path."""
@@ -137,7 +170,7 @@ def masked(
     whole = [encoded[q].before + blank + encoded[q].after for q in rows]
     module: Any = model.module
     with torch.inference_mode():
-        for positions in batches([len(ids) for ids in whole]):
+        for positions in batches([(len(ids),) for ids in whole]):
             ids = torch.tensor([whole[p] for p in positions], device=module.device)
             logits = module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
             starts = torch.tensor([len(encoded[rows[p]].before) for p in positions])

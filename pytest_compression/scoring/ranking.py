@@ -15,11 +15,15 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from pytest_compression.scoring.forward import NextToken
+from pytest_compression.scoring.forward import NextToken, batches
 from pytest_compression.scoring.tokens import Encoded, Tokens
+
+if TYPE_CHECKING:
+    from pytest_compression.models.language_model import LanguageModel
 
 WIDTH = 4
 """Prefixes of one question that are expanded in one round."""
@@ -94,6 +98,19 @@ class Search:
             self.right_score = score
         elif score > self.best:
             self.best, self.best_candidate = score, self.trie.ends[tokens]
+
+
+def rank_in_batches(model: "LanguageModel", encoded: Sequence[Encoded]) -> list[tuple[float, int]]:
+    """Rank, deciding a batch of questions before the next is begun.
+
+    So what is kept of their prompts never grows with the benchmark. Returns as :func:`rank`.
+    """
+    found: list[tuple[float, int]] = [(0.0, -1)] * len(encoded)
+    for positions in batches([(len(item.before),) for item in encoded]):
+        some = [encoded[position] for position in positions]
+        for position, result in zip(positions, rank(NextToken(model, some), some), strict=True):
+            found[position] = result
+    return found
 
 
 def rank(engine: NextToken, encoded: Sequence[Encoded]) -> list[tuple[float, int]]:

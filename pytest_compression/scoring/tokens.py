@@ -83,14 +83,15 @@ class Encoder:
         right = candidates.index(question.answer)
         mine = answers[right]
         before, after = self.surroundings(question)
+        alone = self.ids(f" {question.answer}", special=False)
         unknown = self.tokenizer.unk_token_id
-        if not mine or (unknown is not None and unknown in (*before, *after)):
+        if unknown is not None and unknown in (*before, *after, *alone):
             self.leave_out("a character that the tokenizer does not know")
             return None
-        if answers.count(mine) > 1:
+        if mine and answers.count(mine) > 1:
             self.leave_out("another candidate has the same tokens")
             return None
-        if self.answer(question, question.answer) != mine:
+        if not mine or self.answer(question, question.answer) != mine:
             self.leave_out("the tokenizer merges the answer with its surroundings")
             return None
         return Encoded(question=question, before=before, after=after, answers=answers, right=right)

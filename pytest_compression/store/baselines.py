@@ -22,6 +22,12 @@ from pytest_compression.types import Acceptance, Fingerprint, Footprint, Measure
 SCHEMA = 1
 
 
+class Versioned(Struct, frozen=True):
+    """The one key that all versions of a baseline have."""
+
+    schema: int
+
+
 class Packed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The scores of one cluster."""
 
@@ -150,14 +156,19 @@ def read(path: Path, trial: str) -> Baseline:
         FileNotFoundError: there is none.
         BaselineError: it is not a baseline, of another schema, or of another trial.
     """
+    text = path.read_bytes()
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Baseline)
+        schema = msgspec.json.decode(text, type=Versioned).schema
+        if schema != SCHEMA:  # first: another version has other keys
+            message = (
+                f"{path} has schema {schema}; this version reads {SCHEMA}. Update "
+                "pytest-compression, or delete it and record anew."
+            )
+            raise BaselineError(message)
+        found = msgspec.json.decode(text, type=Baseline)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        message = f"{path} is not a baseline: {error}. Restore it, or record it anew."
+        message = f"{path} is not a baseline: {error}. Restore it, or delete it and record anew."
         raise BaselineError(message) from error
-    if found.schema != SCHEMA:
-        message = f"{path} has schema {found.schema}; this version reads {SCHEMA}."
-        raise BaselineError(message)
     if found.trial != trial:
         message = (
             f"{path} is the baseline of {found.trial}, not of {trial}; rename one of the suites."

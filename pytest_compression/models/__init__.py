@@ -1,0 +1,1 @@
+"""Language models of three families: loading, their layers, dense weights kept and restored."""

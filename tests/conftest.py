@@ -1,0 +1,33 @@
+"""Hypothesis profiles, and a small project whose gate runs without torch."""
+
+import os
+import shutil
+from pathlib import Path
+
+import hypothesis
+import pytest
+from project import SUITE, Project
+
+from pytest_compression import registry
+
+pytest_plugins = ["pytester"]
+
+# Names of our own: hypothesis loads one called "ci" by itself where it believes to be in CI.
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("usual", max_examples=100, deadline=None)
+hypothesis.settings.register_profile(
+    "thorough", max_examples=300, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> Project:
+    """A project with ``suites/x.yaml`` and no baselines yet."""
+    registry.resolve.cache_clear()  # each project has fakes of its own
+    shutil.copy(Path(__file__).with_name("fakes.py"), pytester.path)
+    pytester.makefile(".toml", pytest='[pytest]\npythonpath = ["."]\nstrict = true\n')
+    made = Project(pytester=pytester)
+    made.suite.parent.mkdir()
+    made.suite.write_text(SUITE, encoding="utf-8")
+    return made

@@ -1,0 +1,78 @@
+"""The embedded models: quick to load, knowledgeable, and forgetful in the way that is described."""
+
+import time
+from typing import Any
+
+import pytest
+
+from pytest_compression.benchmarks.worldfacts import WorldFacts
+from pytest_compression.gate.retention import retention
+from pytest_compression.models.language_model import LanguageModel
+from pytest_compression.models.sources import Embedded
+from pytest_compression.modifiers.pruning import Magnitude
+from pytest_compression.modifiers.quantization import RoundToNearest
+from pytest_compression.types import Family, Measurement
+
+FAMILIES: tuple[Family, ...] = ("causal", "masked", "seq2seq")
+FACTS = WorldFacts(limit=40)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest) -> LanguageModel:
+    loaded = Embedded(family=request.param).load()
+    assert isinstance(loaded, LanguageModel)
+    return loaded
+
+
+def kept(model: LanguageModel, dense: Measurement, steps: list[Any]) -> float:
+    model.restore()
+    model.compress(steps)
+    measured = FACTS.measure(model)
+    model.restore()
+    return retention(dense.scores, measured.scores, dense.chance).value
+
+
+def test_loading_takes_well_under_a_second_of_processor_time(model: LanguageModel) -> None:
+    started = time.process_time()  # the imports are done: the fixture has loaded one
+    Embedded(family=model.family).load()
+    assert time.process_time() - started < 1
+
+
+def test_it_knows_its_facts_in_every_phrasing(model: LanguageModel) -> None:
+    model.restore()
+    for phrasing in range(3):
+        scores = WorldFacts(limit=40, phrasing=phrasing).measure(model).scores
+        assert sum(scores) / len(scores) > 0.9
+
+
+def test_fewer_bits_forget_more(model: LanguageModel) -> None:
+    model.restore()
+    dense = FACTS.measure(model)
+    eight, four, three, two = (
+        kept(model, dense, [RoundToNearest(bits=bits)]) for bits in (8, 4, 3, 2)
+    )
+    assert eight > 0.99
+    assert four > 0.93
+    assert two < three <= four + 0.01
+    assert two < 0.7
+
+
+def test_sparser_weights_forget_more(model: LanguageModel) -> None:
+    model.restore()
+    dense = FACTS.measure(model)
+    little, plenty, most = (
+        kept(model, dense, [Magnitude(sparsity=share)]) for share in (0.3, 0.5, 0.7)
+    )
+    assert little > 0.95
+    assert most < plenty < little
+    assert most < 0.7
+
+
+def test_the_same_weights_give_the_same_scores_twice(model: LanguageModel) -> None:
+    model.restore()
+    first = FACTS.measure(model)
+    model.compress([Magnitude(sparsity=0.5)])
+    model.restore()
+    again = FACTS.measure(model)
+    assert again.margins == first.margins
+    assert again.given == first.given

@@ -1,0 +1,149 @@
+import re
+from typing import Any
+
+import pytest
+import tiny
+import transformers as tf
+
+from pytest_compression.errors import ModelError
+from pytest_compression.models.families import family_of, linear_layers, role, targeted
+
+OUTPUT_PROJECTIONS = {
+    "albert": "attention.dense",
+    "bart": "out_proj",
+    "bert": "attention.output.dense",
+    "distilbert": "attention.out_lin",
+    "electra": "attention.output.dense",
+    "gpt2": "attn.c_proj",
+    "gpt_neox": "attention.dense",
+    "llama": "self_attn.o_proj",
+    "marian": "out_proj",
+    "opt": "self_attn.out_proj",
+    "roberta": "attention.output.dense",
+    "t5": "Attention.o",
+}
+
+SPLITS = {  # layers of attention, of feed-forward, and of neither, over two layers a stack
+    "albert": (4, 2, 2),  # one layer, shared; the projection of embeddings, the head's transform
+    "bart": (2 * 4 + 2 * 8, 8, 0),
+    "bert": (8, 4, 1),
+    "distilbert": (8, 4, 1),
+    "electra": (8, 4, 2),
+    "gpt2": (4, 4, 0),
+    "gpt_neox": (4, 4, 0),
+    "llama": (8, 6, 0),
+    "marian": (2 * 4 + 2 * 8, 8, 0),
+    "opt": (8, 4, 2),  # projections of embeddings, in and out
+    "roberta": (8, 4, 1),
+    "t5": (2 * 4 + 2 * 8, 12, 0),
+}
+
+every_architecture = pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
+
+
+def names(architecture: str, targets: Any) -> list[str]:
+    return [name for name, _ in targeted(tiny.network(architecture), targets)]
+
+
+@every_architecture
+def test_the_family_is_read_from_the_configuration(architecture: str) -> None:
+    config = tiny.network(architecture).config
+    assert family_of(config) == tiny.FAMILIES[architecture]
+
+
+@pytest.mark.parametrize(
+    "config", [tf.BertConfig(is_decoder=True), tf.RobertaConfig(is_decoder=True)]
+)
+def test_a_masked_type_configured_as_decoder_is_causal(config: Any) -> None:
+    assert family_of(config) == "causal"
+
+
+@pytest.mark.parametrize("config", [tf.ViTConfig(), tf.CLIPVisionConfig()])
+def test_what_is_no_language_model_is_refused(config: Any) -> None:
+    with pytest.raises(ModelError, match=f"type '{config.model_type}' is none of"):
+        family_of(config)
+
+
+@every_architecture
+def test_the_numbers_of_layers_in_each_set_are_as_counted_by_hand(architecture: str) -> None:
+    attention, feed_forward, neither = SPLITS[architecture]
+    assert len(names(architecture, "attention")) == attention
+    assert len(names(architecture, "feed-forward")) == feed_forward
+    assert len(names(architecture, "all")) == attention + feed_forward + neither
+
+
+@every_architecture
+def test_attention_and_feed_forward_do_not_overlap_and_lie_within_all(architecture: str) -> None:
+    attention, feed_forward = names(architecture, "attention"), names(architecture, "feed-forward")
+    assert not set(attention) & set(feed_forward)
+    assert set(attention) | set(feed_forward) <= set(names(architecture, "all"))
+
+
+@every_architecture
+def test_every_layer_of_a_block_is_in_one_of_the_two(architecture: str) -> None:
+    in_blocks = [n for n in names(architecture, "all") if re.search(r"\.\d+\.", n)]
+    assert in_blocks
+    assert {role(name) for name in in_blocks} == {"attention", "feed-forward"}
+
+
+@every_architecture
+def test_the_output_projection_of_attention_is_attention(architecture: str) -> None:
+    projections = [
+        n for n in names(architecture, "all") if n.endswith(OUTPUT_PROJECTIONS[architecture])
+    ]
+    assert projections
+    assert set(projections) <= set(names(architecture, "attention"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "part"),
+    [("bart", "encoder_attn"), ("marian", "encoder_attn"), ("t5", "EncDecAttention")],
+)
+def test_cross_attention_is_attention(architecture: str, part: str) -> None:
+    cross = [name for name in names(architecture, "all") if part in name]
+    assert len(cross) == 8
+    assert set(cross) <= set(names(architecture, "attention"))
+
+
+@every_architecture
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_output_head_is_no_target(architecture: str, *, tied: bool) -> None:
+    network: Any = tiny.network(architecture, tie_word_embeddings=tied)
+    head = network.get_output_embeddings()
+    assert any(layer is head for _, layer in linear_layers(network))
+    assert not any(layer is head for _, layer in targeted(network, "all"))
+    everything = [name for name, _ in linear_layers(network)]
+    assert len(everything) == len(list(targeted(network, "all"))) + 1
+
+
+def test_albert_s_shared_layer_comes_once() -> None:
+    shallow, deep = tiny.network("albert"), tiny.network("albert", num_hidden_layers=12)
+    assert [n for n, _ in linear_layers(deep)] == [n for n, _ in linear_layers(shallow)]
+
+
+def test_gpt2_s_turned_layers_are_linear_layers() -> None:
+    kinds = {type(layer).__name__ for _, layer in targeted(tiny.network("gpt2"), "all")}
+    assert kinds == {"Conv1D"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("transformer.h.3.attn.c_attn", "attention"),
+        ("transformer.h.3.crossattention.q_attn", "attention"),
+        ("transformer.h.3.mlp.c_proj", "feed-forward"),
+        ("transformer.h.3.self_attention.query_key_value", "attention"),
+        ("bert.encoder.layer.0.attention.self.query", "attention"),
+        ("bert.encoder.layer.0.intermediate.dense", "feed-forward"),
+        ("bert.encoder.layer.0.output.dense", "feed-forward"),
+        ("cls.predictions.transform.dense", "all"),
+        ("lm_head.dense", "all"),
+        ("vocab_transform", "all"),
+        ("model.decoder.project_in", "all"),
+        ("decoder.block.1.layer.2.DenseReluDense.wi_0", "feed-forward"),
+        ("decoder.block.1.layer.2.DenseReluDense.wo", "feed-forward"),
+        ("encoder.block.0.layer.0.SelfAttention.o", "attention"),
+    ],
+)
+def test_a_layer_s_role_is_read_from_its_name(name: str, expected: str) -> None:
+    assert role(name) == expected

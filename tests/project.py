@@ -1,0 +1,84 @@
+"""A directory in which pytest can be run: a suite and fake parts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Before pytester remembers what is imported: NumPy, which comes with it, loads once only.
+import pytest_compression.report.terminal  # noqa: F401
+
+SUITE = """\
+version: 1
+models:
+  tiny: {use: "fakes:Memory"}
+recipes:
+  int8: {use: "fakes:Forget", above: 1000}
+  half: {use: "fakes:Forget", above: 20, bits: 2}
+benchmarks:
+  low: {use: "fakes:Facts"}
+  high: {use: "fakes:Facts", start: 100, n: 20}
+overrides:
+  - {recipe: half, expect: fail, reason: it forgets most}
+"""
+"""One model, three recipes with the dense one, two benchmarks; ``half`` is a control."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A directory with a suite and fake parts, in which pytest can be run."""
+
+    pytester: pytest.Pytester
+
+    @property
+    def path(self) -> Path:
+        return self.pytester.path
+
+    @property
+    def suite(self) -> Path:
+        return self.path / "suites" / "x.yaml"
+
+    def run(self, *args: str) -> pytest.RunResult:
+        """Run the suites in this process."""
+        return self.plain("--compress-suite", *args)
+
+    def plain(self, *args: str) -> pytest.RunResult:
+        """Run pytest in this process, without being asked for suites."""
+        return self.pytester.runpytest_inprocess(*args)
+
+    def accept(self, *args: str) -> None:
+        """Record all baselines, and forget what happened meanwhile."""
+        self.run("--compress-update", "-q", *args)
+        self.events()
+
+    def edit(self, old: str, new: str, path: str = "suites/x.yaml") -> None:
+        """Replace what stands exactly once in a file."""
+        file = self.path / path
+        text = file.read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path}"
+        file.write_text(text.replace(old, new), encoding="utf-8")
+
+    def baseline(self, recipe: str, benchmark: str = "low", model: str = "tiny") -> str:
+        """The path of a baseline of x.yaml, relative to the project."""
+        return f"baselines/x/{model}/{recipe}/{benchmark}.json"
+
+    def files(self) -> dict[str, bytes]:
+        """Every file of the project that a run could leave, with its content."""
+        return {
+            str(path.relative_to(self.path)): path.read_bytes()
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file()
+            and not {".pytest_cache", "__pycache__"} & set(path.parts)
+            and path.name not in {"events.txt", "stdout", "stderr"}
+        }
+
+    def baselines(self) -> dict[str, bytes]:
+        """The recorded ones, by path."""
+        return {name: data for name, data in self.files().items() if name.startswith("baselines/")}
+
+    def events(self) -> list[str]:
+        """What happened to the fake models since this was last asked."""
+        file = self.path / "events.txt"
+        events = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return events

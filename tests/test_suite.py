@@ -1,0 +1,495 @@
+"""Every refusal of a suite file, word for word; sweeps and overrides."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_compression.errors import SuiteError
+from pytest_compression.suite import load
+from pytest_compression.types import Gate, Part
+
+Load = Callable[[str], Any]
+
+HEAD = """\
+version: 1
+models:
+  tiny: {use: "fakes:Memory"}
+"""
+TAIL = """\
+benchmarks:
+  low: {use: "fakes:Facts"}
+"""
+WHOLE = """\
+version: 1
+models:
+  tiny: {use: "fakes:Memory", knows: 30}
+  hub: {path: someone/model, revision: "7"}
+recipes:
+  int8: {use: rtn, bits: 8, min_retention: 0.9}
+  both:
+    steps:
+      - {use: magnitude, sparsity: 0.3}
+      - {use: rtn, bits: 4, granularity: group, group_size: 8}
+    near_tie: 0.02
+benchmarks:
+  low: {use: "fakes:Facts"}
+  high: {use: "fakes:Facts", start: 100}
+gate: {min_retention: 0.95, confidence: 0.9}
+overrides:
+  - {recipe: both, benchmark: low, min_retention: 0.5}
+  - {model: tiny, recipe: int8, expect: fail, reason: known}
+"""
+
+
+@pytest.fixture
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Load a suite from its text, as ``s.yaml`` of the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def load_text(text: str) -> Any:
+        Path("s.yaml").write_text(text, encoding="utf-8")
+        return load(Path("s.yaml"))
+
+    return load_text
+
+
+def refusal(read: Load, text: str) -> str:
+    with pytest.raises(SuiteError) as caught:
+        read(text)
+    return str(caught.value)
+
+
+def test_a_whole_suite_is_read_as_it_stands(read: Load) -> None:
+    suite = read(WHOLE)
+    assert suite.models == {
+        "tiny": Part(use="fakes:Memory", options={"knows": 30}),
+        "hub": Part(use="pretrained", options={"path": "someone/model", "revision": "7"}),
+    }
+    assert list(suite.recipes) == ["dense", "int8", "both"]
+    assert suite.recipes["dense"].steps == ()
+    assert suite.recipes["int8"].steps == (Part(use="rtn", options={"bits": 8}),)
+    assert [step.use for step in suite.recipes["both"].steps] == ["magnitude", "rtn"]
+    assert [(t.model, t.recipe, t.benchmark) for t in suite.trials] == [
+        (model, recipe, benchmark)
+        for model in ("tiny", "hub")
+        for recipe in ("dense", "int8", "both")
+        for benchmark in ("low", "high")
+    ]
+    gates = {(t.model, t.recipe, t.benchmark): t.gate for t in suite.trials}
+    general = Gate(min_retention=0.95, confidence=0.9)
+    assert gates["tiny", "dense", "low"] == general
+    assert gates["tiny", "int8", "low"] == msgspec.structs.replace(general, min_retention=0.9)
+    assert gates["hub", "both", "high"] == msgspec.structs.replace(general, near_tie=0.02)
+    assert gates["hub", "both", "low"].min_retention == 0.5
+    assert [t.expect for t in suite.trials if t.recipe == "int8"] == [
+        "fail",
+        "fail",
+        "pass",
+        "pass",
+    ]
+
+
+def test_a_suite_without_recipes_gates_the_dense_models_alone(read: Load) -> None:
+    assert [t.recipe for t in read(HEAD + TAIL).trials] == ["dense"]
+
+
+STEPS = HEAD + TAIL + "recipes:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # Sections
+        ("models: {}\n", "s.yaml:1: version: version: 1 is needed at the top of a suite file."),
+        ("version: 2\n", "s.yaml:1: version: version: 1 is needed at the top of a suite file."),
+        ("version: true\n", "s.yaml:1: version: version: 1 is needed at the top of a suite file."),
+        ("version: 1\nmodel: {}\n", "s.yaml:2: model: unknown key 'model'. Did you mean 'models'?"),
+        (
+            "version: 1\nxyz: {}\n",
+            (
+                "s.yaml:2: xyz: unknown key 'xyz'. "
+                "Known: benchmarks, gate, models, overrides, recipes, version."
+            ),
+        ),
+        ("version: 1\n", "s.yaml:1: 'models' is missing."),
+        (HEAD, "s.yaml:1: 'benchmarks' is missing."),
+        ("version: 1\nmodels:\n", "s.yaml:2: models: expected keys with values, got NoneType."),
+        ("version: 1\nmodels: []\n", "s.yaml:2: models: expected keys with values, got list."),
+        (HEAD + "benchmarks: {}\n", "s.yaml:4: benchmarks: 'benchmarks' is empty."),
+        (STEPS, "s.yaml:6: recipes: expected keys with values, got NoneType."),
+        # Names
+        (
+            STEPS + "  a@b: {use: rtn, bits: 8}\n",
+            (
+                "s.yaml:7: recipes.a@b: 'a@b' cannot be a name: letters, digits, '.', '_' and '-' "
+                "only, so that it can be selected and stored."
+            ),
+        ),
+        *(
+            (
+                HEAD + f"benchmarks:\n  {name!r}: {{use: 'fakes:Facts'}}\n",
+                (
+                    f"s.yaml:5: benchmarks.{name.lstrip('.')}: '{name}' cannot be a name: letters, "
+                    "digits, '.', '_' and '-' only, so that it can be selected and stored."
+                ),
+            )
+            for name in ("a/b", "a::b", "a b", "-a", "a.", "", "a=1", "é", "a[1]")
+        ),
+        (
+            STEPS + "  dense: {use: rtn, bits: 8}\n",
+            (
+                "s.yaml:7: recipes.dense: every model has the recipe 'dense' already; choose "
+                "another name."
+            ),
+        ),
+        # Parts
+        (
+            HEAD + "benchmarks:\n  low: {limit: 3}\n",
+            (
+                "s.yaml:5: benchmarks.low: 'use' is missing: it names one of the benchmarks "
+                "(worldfacts)."
+            ),
+        ),
+        (
+            STEPS + "  a: {use: rnt, bits: 8}\n",
+            "s.yaml:7: recipes.a.use: 'rnt' is none of the modifiers. Did you mean 'rtn'?",
+        ),
+        (
+            STEPS + "  a: {use: xyz}\n",
+            "s.yaml:7: recipes.a.use: 'xyz' is none of the modifiers. Known: magnitude, rtn.",
+        ),
+        (
+            STEPS + "  a: {use: 'nowhere:Part'}\n",
+            (
+                "s.yaml:7: recipes.a.use: 'nowhere:Part' could not be imported: No module named "
+                "'nowhere'. Install the package that provides it, or correct the name."
+            ),
+        ),
+        (
+            STEPS + "  a: {use: 'fakes:Memory'}\n",
+            (
+                "s.yaml:7: recipes.a.use: 'fakes:Memory' is not usable among the modifiers: a "
+                "dataclass with apply() is expected."
+            ),
+        ),
+        (
+            STEPS + "  a: {use: rtn, bit: 8}\n",
+            "s.yaml:7: recipes.a.bit: 'rtn' has no option 'bit'. Did you mean 'bits'?",
+        ),
+        (STEPS + "  a: {use: rtn}\n", "s.yaml:7: recipes.a: Object missing required field `bits`."),
+        (
+            STEPS + "  a: {use: rtn, bits: 9}\n",
+            "s.yaml:7: recipes.a.bits: 'bits': Expected `int` <= 8.",
+        ),
+        (
+            STEPS + "  a: {use: rtn, bits: true}\n",
+            "s.yaml:7: recipes.a.bits: 'bits': Expected `int`, got `bool`.",
+        ),
+        (
+            STEPS + "  a: {use: magnitude, sparsity: .nan}\n",
+            "s.yaml:7: recipes.a.sparsity: 'sparsity': Expected `float` > 0.0.",
+        ),
+        (
+            STEPS + "  a: {use: rtn, bits: 8, granularity: row}\n",
+            "s.yaml:7: recipes.a.granularity: 'granularity': Invalid enum value 'row'.",
+        ),
+        (
+            STEPS + "  a: {use: rtn, bits: 8, granularity: group}\n",
+            (
+                "s.yaml:7: recipes.a: 'group_size' is needed for granularity 'group', and for no "
+                "other."
+            ),
+        ),
+        (
+            STEPS + "  a: rtn\n",
+            "s.yaml:7: recipes.a: expected keys with values, got str.",
+        ),
+        (
+            "version: 1\nmodels:\n  tiny:\n    path: a/b\n    revision: 1234567\n" + TAIL,
+            (
+                "s.yaml:5: models.tiny.revision: 'revision': Expected `str | null`, got `int`. "
+                'Quote it: "1234567".'
+            ),
+        ),
+        (
+            "version: 1\nmodels:\n  tiny:\n    path: 7\n" + TAIL,
+            "s.yaml:4: models.tiny.path: 'path': Expected `str`, got `int`. Quote it: \"7\".",
+        ),
+        (
+            HEAD + "benchmarks:\n  low:\n    use: worldfacts\n    relations: [capital, capitol]\n",
+            "s.yaml:5: benchmarks.low: there is no relation 'capitol'. Did you mean 'capital'?",
+        ),
+        # Steps
+        (
+            STEPS + "  a:\n    steps: []\n",
+            "s.yaml:8: recipes.a.steps: 'steps' is a list of one or more steps.",
+        ),
+        (
+            STEPS + "  a:\n    steps: {use: rtn, bits: 8}\n",
+            "s.yaml:8: recipes.a.steps: 'steps' is a list of one or more steps.",
+        ),
+        (
+            STEPS + "  a:\n    steps:\n      - {use: rtn, bits: 8}\n    bits: 8\n",
+            (
+                "s.yaml:10: recipes.a.bits: unknown key 'bits'. Known: confidence, min_retention, "
+                "near_tie, steps."
+            ),
+        ),
+        (
+            STEPS + "  a:\n    steps:\n      - {use: rtn, bits: 8}\n      - {use: rtn, bits: 1}\n",
+            "s.yaml:10: recipes.a.steps[1].bits: 'bits': Expected `int` >= 2.",
+        ),
+        (
+            STEPS + "  a:\n    steps:\n      - {use: rtn, bits: 8, min_retention: 0.5}\n",
+            (
+                "s.yaml:9: recipes.a.steps[0].min_retention: 'rtn' has no option 'min_retention'. "
+                "Known: bits, granularity, group_size, symmetric, targets."
+            ),
+        ),
+        # Sweeps
+        (
+            STEPS + "  a: {use: rtn, sweep: {bit: [8]}}\n",
+            "s.yaml:7: recipes.a.sweep.bit: 'rtn' has no option 'bit'. Did you mean 'bits'?",
+        ),
+        (
+            STEPS + "  a:\n    use: rtn\n    sweep:\n      bits: [8, 9]\n",
+            "s.yaml:10: recipes.a.sweep.bits: 'bits': Expected `int` <= 8.",
+        ),
+        (
+            STEPS + "  a: {use: rtn, bits: 8, sweep: {bits: [4]}}\n",
+            "s.yaml:7: recipes.a.sweep.bits: 'bits' is both set and swept.",
+        ),
+        *(
+            (
+                STEPS + f"  a: {{use: rtn, sweep: {{bits: {values}}}}}\n",
+                "s.yaml:7: recipes.a.sweep.bits: 'bits' sweeps a list of values.",
+            )
+            for values in ("8", "[]")
+        ),
+        (
+            STEPS + "  a: {use: rtn, bits: 8, sweep: {}}\n",
+            "s.yaml:7: recipes.a.sweep: 'sweep' is empty.",
+        ),
+        (
+            STEPS + "  a: {use: rtn, bits: 8, sweep: [bits]}\n",
+            "s.yaml:7: recipes.a.sweep: expected keys with values, got list.",
+        ),
+        (
+            STEPS + "  a-4: {use: rtn, bits: 8}\n  a: {use: rtn, sweep: {bits: [4]}}\n",
+            "s.yaml:8: recipes.a: two recipes come out as 'a-4'; rename one.",
+        ),
+        # Gates
+        (
+            HEAD + TAIL + "gate: {min_retentoin: 0.9}\n",
+            (
+                "s.yaml:6: gate.min_retentoin: unknown key 'min_retentoin'. "
+                "Did you mean 'min_retention'?"
+            ),
+        ),
+        (
+            HEAD + TAIL + "gate:\n  min_retention: 95\n",
+            "s.yaml:7: gate.min_retention: 'min_retention': Expected `float` <= 1.0.",
+        ),
+        (
+            HEAD + TAIL + "gate:\n  min_retention: true\n",
+            "s.yaml:7: gate.min_retention: 'min_retention': Expected `float | null`, got `bool`.",
+        ),
+        (
+            HEAD + TAIL + "gate:\n  near_tie: .inf\n",
+            "s.yaml:7: gate.near_tie: 'near_tie': Expected `float` <= 1.0.",
+        ),
+        (
+            HEAD + TAIL + "gate:\n  confidence: 1\n",
+            "s.yaml:7: gate.confidence: 'confidence': Expected `float` < 1.0.",
+        ),
+        (HEAD + TAIL + "gate: 0.9\n", "s.yaml:6: gate: Expected `object`, got `float`."),
+        (
+            STEPS + "  a:\n    use: rtn\n    bits: 8\n    min_retention: 2\n",
+            "s.yaml:10: recipes.a.min_retention: 'min_retention': Expected `float` <= 1.0.",
+        ),
+        # Overrides
+        (HEAD + TAIL + "overrides: {}\n", "s.yaml:6: overrides: 'overrides' is a list."),
+        (HEAD + TAIL + "overrides: [x]\n", "s.yaml:6: overrides[0]: Expected `object`, got `str`."),
+        (
+            HEAD + TAIL + "overrides:\n  - {recipes: dense, min_retention: 0.9}\n",
+            "s.yaml:7: overrides[0].recipes: unknown key 'recipes'. Did you mean 'recipe'?",
+        ),
+        (
+            HEAD + TAIL + "overrides:\n  - {recipe: int8, min_retention: 0.9}\n",
+            (
+                "s.yaml:7: overrides[0]: no trial matches this override; correct its names or "
+                "remove it."
+            ),
+        ),
+        (
+            HEAD + TAIL + "overrides:\n  - {expect: fail}\n",
+            "s.yaml:7: overrides[0]: 'expect: fail' needs a 'reason'.",
+        ),
+        (
+            HEAD + TAIL + "overrides:\n  - {recipe: dense, expect: fail, reason: x}\n",
+            "s.yaml:7: overrides[0]: the dense model is the reference and cannot be a control.",
+        ),
+        (
+            HEAD + TAIL + "overrides:\n  - {expect: lost, reason: x}\n",
+            "s.yaml:7: overrides[0].expect: 'expect': Invalid enum value 'lost'.",
+        ),
+    ],
+    ids=str,
+)
+def test_refusals_name_file_line_and_key(read: Load, text: str, message: str) -> None:
+    assert refusal(read, text) == message
+
+
+@pytest.mark.parametrize("use", [":Part", "fakes:", ".fakes:Memory", "fakes:Nothing", "fakes:note"])
+def test_a_use_that_names_no_part_is_refused_without_a_traceback(read: Load, use: str) -> None:
+    text = HEAD.replace("fakes:Memory", use) + TAIL
+    assert refusal(read, text).startswith(f"s.yaml:3: models.tiny.use: '{use}' ")
+
+
+def test_sweeps_are_named_after_their_values_and_cross(read: Load) -> None:
+    suite = read(
+        STEPS
+        + """\
+  one: {use: magnitude, sweep: {sparsity: [0.1, 0.30]}}
+  two: {use: rtn, sweep: {bits: [4, 8], symmetric: [true, false]}, min_retention: 0.5}
+  more:
+    steps:
+      - {use: magnitude, sweep: {sparsity: [0.3, 0.5]}}
+      - {use: rtn, targets: attention, sweep: {bits: [4, 8]}}
+  patterns: {use: rtn, bits: 8, sweep: {targets: [feed-forward]}}
+"""
+    )
+    assert list(suite.recipes) == [
+        "dense",
+        "one-0.1",
+        "one-0.3",
+        "two-4-True",
+        "two-4-False",
+        "two-8-True",
+        "two-8-False",
+        "more-0.3-4",
+        "more-0.3-8",
+        "more-0.5-4",
+        "more-0.5-8",
+        "patterns-feed-forward",
+    ]
+    assert suite.recipes["two-4-False"].steps == (
+        Part(use="rtn", options={"bits": 4, "symmetric": False}),
+    )
+    assert suite.recipes["more-0.5-4"].steps == (
+        Part(use="magnitude", options={"sparsity": 0.5}),
+        Part(use="rtn", options={"targets": "attention", "bits": 4}),
+    )
+    floors = {t.recipe: t.gate.min_retention for t in suite.trials}
+    assert [floors["one-0.1"], floors["two-8-True"]] == [0.95, 0.5]
+
+
+def test_the_last_override_that_matches_wins_key_by_key(read: Load) -> None:
+    suite = read(
+        WHOLE.partition("overrides")[0]
+        + """\
+overrides:
+  - {recipe: "[bi]*", expect: fail, reason: first, near_tie: 0.5}
+  - {recipe: "int?", model: tiny, expect: pass, min_retention: 0.25}
+  - {benchmark: high, min_retention: 0.75}
+"""
+    )
+    said = {
+        (t.model, t.recipe, t.benchmark): (t.expect, t.gate.min_retention, t.gate.near_tie)
+        for t in suite.trials
+    }
+    assert said["tiny", "int8", "low"] == ("pass", 0.25, 0.5)
+    assert said["tiny", "int8", "high"] == ("pass", 0.75, 0.5)
+    assert said["hub", "int8", "low"] == ("fail", 0.9, 0.5)
+    assert said["hub", "both", "high"] == ("fail", 0.75, 0.5)
+    assert said["hub", "dense", "high"] == ("pass", 0.75, 0.01)
+
+
+def test_a_control_for_all_recipes_does_not_mean_the_dense_model(read: Load) -> None:
+    suite = read(WHOLE + '  - {recipe: "*", expect: fail, reason: all}\n')
+    assert {t.recipe for t in suite.trials if t.expect == "fail"} == {"int8", "both"}
+
+
+# Each single key: deleted where it is needed, misspelt anywhere
+
+DATA = yaml.safe_load(WHOLE)
+
+
+def places(data: Any, keys: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Where every key of every mapping stands, names that are free to choose left out."""
+    found: list[tuple[str | int, ...]] = []
+    if isinstance(data, dict):
+        for key, value in data.items():
+            if keys not in {("models",), ("recipes",), ("benchmarks",)}:
+                found.append((*keys, key))
+            found += places(value, (*keys, key))
+    if isinstance(data, list):
+        for position, value in enumerate(data):
+            found += places(value, (*keys, position))
+    return found
+
+
+NEEDED = [
+    (("version",), "version"),
+    (("models",), "'models' is missing"),
+    (("benchmarks",), "'benchmarks' is missing"),
+    (("models", "tiny", "use"), "'pretrained' has no option 'knows'"),
+    (("models", "hub", "path"), "models.hub: Object missing required field `path`"),
+    (("recipes", "int8", "use"), "recipes.int8: 'use' is missing"),
+    (("recipes", "int8", "bits"), "recipes.int8: Object missing required field `bits`"),
+    (("recipes", "both", "steps"), "recipes.both: 'use' is missing"),
+    (("recipes", "both", "steps", 0, "use"), "recipes.both.steps[0]: 'use' is missing"),
+    (("recipes", "both", "steps", 1, "bits"), "recipes.both.steps[1]: Object missing required"),
+    (("recipes", "both", "steps", 1, "group_size"), "recipes.both.steps[1]: 'group_size' is"),
+    (("benchmarks", "low", "use"), "benchmarks.low: 'use' is missing"),
+    (("overrides", 1, "reason"), "overrides[1]: 'expect: fail' needs a 'reason'"),
+]
+
+
+@pytest.mark.parametrize(("place", "message"), NEEDED, ids=str)
+def test_each_required_key_is_missed_by_name(
+    read: Load, place: tuple[str | int, ...], message: str
+) -> None:
+    data = copy.deepcopy(DATA)
+    inside = data
+    for key in place[:-1]:
+        inside = inside[key]
+    del inside[place[-1]]
+    assert message in refusal(read, yaml.safe_dump(data, sort_keys=False))
+
+
+@given(st.sampled_from(places(DATA)), st.data())
+def test_each_misspelt_key_is_refused_with_its_place(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[str | int, ...], choice: st.DataObject
+) -> None:
+    key = str(place[-1])
+    at = choice.draw(st.integers(0, len(key)))
+    wrong = key[:at] + choice.draw(st.sampled_from("qxz")) + key[at:]
+    data = copy.deepcopy(DATA)
+    inside = data
+    for step in place[:-1]:
+        inside = inside[step]
+    renamed = {wrong if name == key else name: value for name, value in inside.items()}
+    inside.clear()
+    inside.update(renamed)
+    path = tmp_path_factory.getbasetemp() / "misspelt.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    with pytest.raises(SuiteError) as caught:
+        load(path)
+    said = str(caught.value)
+    # A missing 'use' or 'steps' may be what is noticed first; the place is named in any case.
+    parts = [str(step) for step in place[:-1] if isinstance(step, str)]
+    assert (
+        (f"'{wrong}'" in said)
+        or (f"'{key}'" in said)
+        or ("'use' is missing" in said)
+        or ("version: 1 is needed" in said)
+    )
+    assert all(part in said for part in parts)
