@@ -1,6 +1,6 @@
 """A measured trial against its baselines: whether it is comparable, and the verdict."""
 
-from collections.abc import Sequence
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,12 +41,16 @@ class Subject(Struct, frozen=True, kw_only=True):
     """Of the trial's own baseline."""
     dense_path: Path
     measured: Measurement
+    dense: Measurement
+    """The dense model's, here and now."""
+    records_dense: bool
+    """Whether this run records the dense trial, so that what is stored of it is outdated."""
     weights: str
     """Fingerprint of the dense weights."""
     footprint: Footprint
     environment: dict[str, str]
-    dense: Measurement | None
-    """The dense model's measurement of this run, if the run records it."""
+    command: str
+    """How this run was started, for commands to type."""
 
     @property
     def is_dense(self) -> bool:
@@ -67,74 +71,93 @@ class Subject(Struct, frozen=True, kw_only=True):
             scoring=self.measured.scoring,
         )
 
+    def accept(self, trial: str) -> str:
+        """What to type to accept a change."""
+        return f"{self.command} '{trial}' --compress-update --compress-reason \"...\""
+
 
 class Examination(Struct, frozen=True, kw_only=True):
     """A verdict with what explains it."""
 
     subject: Subject
     baseline: Baseline
-    """The accepted one of the same trial."""
+    """The accepted one of the same trial; if this run replaces it, the one before."""
     verdict: Verdict
+    recorded: bool
+    """Whether this run has recorded the trial."""
 
 
 def examine(subject: Subject, settings: "Settings") -> Examination:
-    """Record if asked to, then compare.
+    """Compare with what was accepted, and record if asked to.
 
     Raises:
         BaselineError: a baseline is missing, or of other weights, questions or scoring, or was
             accepted under another floor; or the dense model no longer gives its answers.
         MeasurementError: the dense model does no better than guessing.
     """
-    if subject.is_dense:
-        require_knowledge(subject.measured.scores, subject.measured)
-    dense = dense_scores(subject)
-    require_knowledge(dense, subject.measured)
-    if settings.update or (settings.update_new and not subject.path.exists()):
-        baselines.write(subject.path, recorded(subject, settings.reason))
+    require_knowledge(subject.dense)
+    dense = list(subject.dense.scores)
+    if not subject.records_dense:
+        accepted = fetch(subject, subject.dense_path, subject.dense_trial)
+        require_reproduction(subject, accepted)
+        dense = baselines.unpacked(accepted, subject.measured)
+    records = settings.update or (settings.update_new and not subject.path.exists())
+    if records:
+        new = recorded(subject, settings.reason)
+        verdict = judge(subject.measured, subject.measured.scores, dense, subject.spec.gate)
+        old = existing(subject)
+        baselines.write(subject.path, new)
+        return Examination(subject=subject, baseline=old or new, verdict=verdict, recorded=True)
     own = fetch(subject, subject.path, subject.trial)
-    distance = own.near_tie
-    accepted = baselines.near_tie_scores(own, subject.measured)
-    scores, changed = settled(subject.measured, accepted, distance)
-    if subject.is_dense:
-        require_reproduction(subject, own, scores)
+    scores, changed = list(subject.measured.scores), list[int]()
+    if own.recipe == subject.recipe:  # an edited recipe has no accepted answers yet
+        near = baselines.near_tie_scores(own, subject.measured)
+        scores, changed = settled(subject.measured, near, own.near_tie)
     verdict = judge(subject.measured, scores, dense, subject.spec.gate, near=len(changed))
-    return Examination(subject=subject, baseline=own, verdict=verdict)
+    return Examination(subject=subject, baseline=own, verdict=verdict, recorded=False)
 
 
-def dense_scores(subject: Subject) -> list[int]:
-    """The dense model's scores: of this run if it records them, otherwise as accepted."""
-    if subject.dense is not None:
-        return list(subject.dense.scores)
-    dense = fetch(subject, subject.dense_path, subject.dense_trial)
-    return baselines.unpacked(dense, subject.measured)
-
-
-def require_knowledge(scores: Sequence[int], measured: Measurement) -> None:
-    """There must be something to retain."""
-    if not better_than_chance(scores, measured.chance):
-        n = len(scores)
+def require_knowledge(dense: Measurement) -> None:
+    """There must be something to retain: more than luck, and more than one answer for all."""
+    right, chance = sum(dense.scores), dense.chance
+    answers: dict[str, Counter[str]] = {}
+    for question in dense.questions:
+        answers.setdefault(question.cluster, Counter())[question.answer] += 1
+    constant = sum(max(counts.values()) for counts in answers.values())
+    several = any(len(counts) > 1 for counts in answers.values())
+    if not better_than_chance(dense.scores, chance) or (several and right <= constant):
         message = (
-            f"the dense model does not answer better than chance ({sum(scores)} of {n} right, "
-            f"guessing gets {sum(measured.chance):.1f}): there is no knowledge here to retain. "
-            "Ask it something it knows, or check model and tokenizer."
+            f"the dense model does not answer better than chance ({right} of {len(chance)} right; "
+            f"guessing gets {sum(chance):.1f}, one answer a relation {constant}): there is no "
+            "knowledge here to retain. Ask it something it knows, or check model and tokenizer."
         )
         raise MeasurementError(message)
 
 
-def require_reproduction(subject: Subject, own: Baseline, scores: Sequence[int]) -> None:
+def require_reproduction(subject: Subject, accepted: Baseline) -> None:
     """The dense model must give the answers that were accepted, near ties aside."""
-    then = baselines.unpacked(own, subject.measured)
+    then = baselines.unpacked(accepted, subject.dense)
+    near = baselines.near_tie_scores(accepted, subject.dense)
+    scores, _ = settled(subject.dense, near, accepted.near_tie)
     changed = [i for i, (a, b) in enumerate(zip(then, scores, strict=True)) if a != b]
     if changed:
-        names = ", ".join(subject.measured.questions[i].id for i in changed[:SHOWN])
-        differs = baselines.differences(own.environment, subject.environment)
+        names = ", ".join(subject.dense.questions[i].id for i in changed[:SHOWN])
+        differs = baselines.differences(accepted.environment, subject.environment)
         message = (
             f"environment drift: the same dense weights answer {len(changed)} of {len(scores)} "
             f"questions otherwise than when the baseline was accepted ({names}), beyond near ties. "
             f"No recipe is to blame. Changed since: {', '.join(differs) or 'nothing recorded'}. "
-            f"If this environment is right, accept it: {accept_command(subject.dense_trial)}"
+            f"If this environment is right, accept it: {subject.accept(subject.dense_trial)}"
         )
         raise BaselineError(message)
+
+
+def existing(subject: Subject) -> Baseline | None:
+    """The baseline that there is, of whatever; None if there is none."""
+    try:
+        return baselines.read(subject.path, subject.trial)
+    except FileNotFoundError:
+        return None
 
 
 def fetch(subject: Subject, path: Path, trial: str) -> Baseline:
@@ -147,7 +170,7 @@ def fetch(subject: Subject, path: Path, trial: str) -> Baseline:
             missing.append(f"'{subject.trial}'")
         message = (
             f"no baseline of {trial} ({path}). Look at its figures, then record it: "
-            f"pytest --compress-suite {' '.join(missing)} --compress-update-new"
+            f"{subject.command} {' '.join(missing)} --compress-update-new"
         )
         raise BaselineError(message) from None
     now = subject.fingerprint
@@ -158,15 +181,21 @@ def fetch(subject: Subject, path: Path, trial: str) -> Baseline:
         stale.append(f"the questions are not those of the baseline{counts(found, subject)}")
     if found.fingerprint.scoring != now.scoring and not stale:
         stale.append("the questions are tokenized or scored otherwise than for the baseline")
-    if trial == subject.trial and found.floor != subject.spec.gate.min_retention:
+    gate = subject.spec.gate
+    if trial == subject.trial and found.floor != gate.min_retention:
         stale.append(
             f"it was accepted with the floor {found.floor:g}, and the suite now says "
-            f"{subject.spec.gate.min_retention:g}"
+            f"{gate.min_retention:g}"
+        )
+    if trial == subject.trial and found.near_tie != gate.near_tie:
+        stale.append(
+            f"its near ties were recorded within {found.near_tie:g} nats, and the suite now says "
+            f"{gate.near_tie:g}"
         )
     if stale:
         message = (
             f"stale baseline {path}: {'; '.join(stale)}. If the change is meant, accept it: "
-            f"{accept_command(trial)}"
+            f"{subject.accept(trial)}"
         )
         raise BaselineError(message)
     try:
@@ -189,17 +218,8 @@ def counts(found: Baseline, subject: Subject) -> str:
     return f" ({', '.join(differs)})" if differs else ""
 
 
-def accept_command(trial: str) -> str:
-    """What to type to accept a change."""
-    return f"pytest --compress-suite '{trial}' --compress-update --compress-reason \"...\""
-
-
 def recorded(subject: Subject, reason: str) -> Baseline:
     """What is measured now, as a baseline that replaces the one there is."""
-    try:
-        old = baselines.read(subject.path, subject.trial)
-    except FileNotFoundError:
-        old = None
     measured, gate = subject.measured, subject.spec.gate
     return Baseline(
         trial=subject.trial,
@@ -219,6 +239,6 @@ def recorded(subject: Subject, reason: str) -> Baseline:
         accepted=Acceptance(
             date=datetime.now(UTC).date().isoformat(),
             reason=reason,
-            previous=baselines.previous(old),
+            previous=baselines.previous(existing(subject)),
         ),
     )

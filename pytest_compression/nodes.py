@@ -46,8 +46,8 @@ class SuiteFile(pytest.File):
     _name: str | None = None
     _model: Model | None = None
     _failed: dict[str, Exception]
-    measured_dense: dict[tuple[str, str], Measurement]
-    """Dense measurements that this run records, by model and benchmark."""
+    dense: dict[tuple[str, str], Measurement | CompressionError]
+    """What the dense model answers here and now, by model and benchmark; asked once."""
 
     @property
     def settings(self) -> Settings:
@@ -60,7 +60,7 @@ class SuiteFile(pytest.File):
             self.suite = suite.load(Path(os.path.relpath(self.path)))
         self.order = {spec: place for place, spec in enumerate(self.suite.trials)}
         self._failed = {}
-        self.measured_dense = {}
+        self.dense = {}
         for (model, recipe), specs in groupby(
             self.suite.trials, key=lambda spec: (spec.model, spec.recipe)
         ):
@@ -119,13 +119,13 @@ class Variant(pytest.Collector):
             yield Trial.from_parent(self, name=spec.benchmark, spec=spec)
 
     def setup(self) -> None:
-        """Load, measure the dense model where this run records it, and compress."""
+        """Load, ask the dense model what its own trial has not asked here, and compress."""
         with told():
             spec = self.specs[0]
             model = self.file.model(spec.model)
             for trial in self.session.items:
-                if isinstance(trial, Trial) and trial.parent is self and trial.needs_dense():
-                    self.file.measured_dense[trial.key] = trial.benchmark().measure(model)
+                if isinstance(trial, Trial) and trial.parent is self and self.steps:
+                    trial.ask_dense(model)
             steps = [registry.build("modifiers", step) for step in self.steps]
             self.footprint = model.compress(steps)
             self.model = model
@@ -182,8 +182,9 @@ class Trial(pytest.Item):
             self.user_properties += properties.of_footprint(self.variant.footprint)
             measured = self.benchmark().measure(self.variant.model)
             self.user_properties += properties.of_measurement(measured)
-            if spec.recipe == suite.DENSE and self.records_dense():
-                file.measured_dense[self.key] = measured
+            dense = self.file.dense.setdefault(self.key, measured)
+            if isinstance(dense, CompressionError):
+                raise dense
             subject = Subject(
                 trial=trial_id(about, spec),
                 dense_trial=trial_id(about, self.dense_spec()),
@@ -195,7 +196,9 @@ class Trial(pytest.Item):
                 weights=self.variant.model.fingerprint(),
                 footprint=self.variant.footprint,
                 environment=self.variant.model.environment(),
-                dense=file.measured_dense.get(self.key),
+                dense=dense,
+                records_dense=self.records_dense(),
+                command=file.settings.command,
             )
             self.examination = examine(subject, file.settings)
         self.user_properties += properties.of_verdict(self.examination.verdict)
@@ -220,14 +223,22 @@ class Trial(pytest.Item):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What a dense measurement is kept under."""
+        """What the dense model's answers are kept under."""
         return self.spec.model, self.spec.benchmark
 
-    def records_dense(self) -> bool:
-        """Whether this run is about to record the dense trial anew.
+    def ask_dense(self, model: Model) -> None:
+        """Ask the dense model, unless that was done in this process."""
+        if self.key in self.file.dense:
+            return
+        try:
+            self.file.dense[self.key] = self.benchmark().measure(model)
+        except CompressionError as error:  # of this trial alone, not of the variant
+            self.file.dense[self.key] = error
 
-        Then the stored one is no reference. Its own trial may not have run yet, or runs in
-        another process, so each variant asks the dense model itself.
+    def records_dense(self) -> bool:
+        """Whether this run records the dense trial anew, so that the stored one is outdated.
+
+        Its own trial may not have run yet, or runs in another process.
         """
         settings, dense = self.file.settings, self.dense_spec()
         missing = not settings.baseline(self.file.path, dense).exists()
@@ -235,8 +246,3 @@ class Trial(pytest.Item):
             isinstance(item, Trial) and item.spec == dense and item.file is self.file
             for item in self.session.items
         )
-
-    def needs_dense(self) -> bool:
-        """Whether the dense model must be asked before the recipe is applied."""
-        known = self.key in self.file.measured_dense
-        return self.spec.recipe != suite.DENSE and not known and self.records_dense()

@@ -27,8 +27,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "compression: a (model, recipe, benchmark) trial of a suite file"
     )
     if not config.option.compress_suite:
-        needs = [name for name in vars(config.option) if name.startswith("compress_")]
-        if any(getattr(config.option, name) for name in needs):
+        acting = (
+            "update",
+            "update_new",
+            "reason",
+            "remove_unused",
+        )  # a directory may be in addopts
+        if any(getattr(config.option, f"compress_{name}") for name in acting):
             message = "the --compress-* options need --compress-suite"
             raise pytest.UsageError(message)
         return

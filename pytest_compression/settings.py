@@ -1,6 +1,7 @@
 """The plugin's options and ini keys, read and checked once a run."""
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ class Settings:
     """Record what has no baseline."""
     reason: str
     remove_unused: bool
+    command: str
+    """What starts such a run, for messages that say what to type."""
 
     def holds(self, path: Path) -> bool:
         """Whether a file lies among the suites."""
@@ -124,7 +127,9 @@ def read_options(config: pytest.Config) -> Settings:
     if option.compress_reason is not None and not records:
         message = "--compress-reason is kept with a baseline; add --compress-update"
         raise pytest.UsageError(message)
+    command = "pytest --compress-suite"
     if option.compress_baselines:
+        command += f" --compress-baselines {shlex.quote(option.compress_baselines)}"
         baselines = config.invocation_params.dir / option.compress_baselines
     else:
         baselines = config.rootpath / config.getini("compress_baselines")
@@ -139,4 +144,5 @@ def read_options(config: pytest.Config) -> Settings:
         update_new=option.compress_update_new,
         reason=option.compress_reason or "",
         remove_unused=option.compress_remove_unused,
+        command=command,
     )

@@ -25,7 +25,7 @@ SECTIONS = ("version", "models", "recipes", "benchmarks", "gate", "overrides")
 DEFAULT_SOURCE = "pretrained"
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-Nats = Annotated[float, Meta(ge=0, le=1)]
+Nats = Annotated[float, Meta(ge=0, le=0.5)]
 Level = Annotated[float, Meta(gt=0, lt=1)]
 
 
@@ -205,11 +205,12 @@ class _Reader:
             override = self.convert(keys, body, Override)
             if override.expect == "fail" and not override.reason:
                 self.refuse(keys, "'expect: fail' needs a 'reason'.")
-            if override.expect == "fail" and override.recipe == DENSE:
-                self.refuse(keys, "the dense model is the reference and cannot be a control.")
             hits = [override.matches(t.model, t.recipe, t.benchmark) for t in trials]
             if not any(hits):
                 self.refuse(keys, "no trial matches this override; correct its names or remove it.")
+            recipes = {t.recipe for t, hit in zip(trials, hits, strict=True) if hit}
+            if override.expect == "fail" and recipes == {DENSE}:
+                self.refuse(keys, "the dense model is the reference and cannot be a control.")
             trials = [
                 self.changed(trial, override, body) if hit else trial
                 for trial, hit in zip(trials, hits, strict=True)

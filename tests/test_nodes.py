@@ -134,8 +134,8 @@ def test_a_dense_model_that_only_guesses_errs(project: Project) -> None:
     result = project.run("--compress-update", "-k", "dense and low")
     result.assert_outcomes(errors=1, deselected=5)
     assert (
-        "the dense model does not answer better than chance (14 of 40 right, guessing gets 10.0): "
-        "there is no knowledge here to retain." in said(result)
+        "the dense model does not answer better than chance (14 of 40 right; guessing gets 10.0, "
+        "one answer a relation 2): there is no knowledge here to retain." in said(result)
     )
     project.edit("knows: 14", "knows: 15")  # 10 + 1.64 * sqrt(40 * 1/4 * 3/4) = 14.5
     project.run("--compress-update", "-k", "dense and low").assert_outcomes(passed=1, deselected=5)
@@ -152,6 +152,27 @@ def test_a_dense_model_with_other_answers_is_environment_drift(project: Project)
         "beyond near ties. No recipe is to blame. Changed since: library 1.0 -> 2.0. If this "
         "environment is right, accept it: pytest --compress-suite 'suites/x.yaml::tiny/dense::low'"
     ) in said(result)
+
+
+@pytest.mark.parametrize("recipe", ["int8", "half"])
+def test_drift_is_no_recipe_s_fault_even_if_its_trial_runs_alone(
+    project: Project, recipe: str
+) -> None:
+    project.accept()
+    project.edit("tiny: {", 'tiny: {knows: 32, library: "2.0", ')
+    before = project.baselines()
+    for options in ((), ("--compress-update",)):
+        result = project.run("-k", f"{recipe} and low", *options)
+        result.assert_outcomes(errors=1, deselected=5)
+        assert "environment drift" in said(result)
+        assert project.baselines() == before
+
+
+def test_the_dense_model_is_asked_once_for_all_its_variants(project: Project) -> None:
+    project.accept()
+    project.run()
+    asked = [event for event in project.events() if event.startswith("measure")]
+    assert len(asked) == 6  # three recipes, two benchmarks
 
 
 def test_another_environment_with_the_same_answers_is_green(project: Project) -> None:
@@ -188,7 +209,9 @@ def test_a_margin_beyond_twice_the_distance_is_no_near_tie(project: Project) -> 
     project.edit("tiny: {", "tiny: {tied: [3, 5, 7], shift: 0.0, ")
     project.accept()
     project.edit("shift: 0.0", "shift: -0.025")  # now trailing by 0.021
-    project.run("-k", "int8 and low").assert_outcomes(failed=1, deselected=5)
+    result = project.run("-k", "dense and low")
+    result.assert_outcomes(errors=1, deselected=5)
+    assert "environment drift" in said(result)
 
 
 # Failures

@@ -303,7 +303,7 @@ STEPS = HEAD + TAIL + "recipes:\n"
         ),
         (
             HEAD + TAIL + "gate:\n  near_tie: .inf\n",
-            "s.yaml:7: gate.near_tie: 'near_tie': Expected `float` <= 1.0.",
+            "s.yaml:7: gate.near_tie: 'near_tie': Expected `float` <= 0.5.",
         ),
         (
             HEAD + TAIL + "gate:\n  confidence: 1\n",

@@ -61,7 +61,7 @@ class WorldFacts:
             table.setdefault(fact.relation, []).append(fact)
         for relation in self.relations or table:
             facts = table[relation]
-            candidates = tuple(sorted({fact.object for fact in facts}))
+            objects = tuple(sorted({fact.object for fact in facts}))
             stem, _, end = phrasings()[relation][self.phrasing].partition(OBJECT)
             for fact in self._drawn(facts):
                 yield Question(
@@ -70,7 +70,7 @@ class WorldFacts:
                     stem=stem.replace(SUBJECT, fact.subject).rstrip(),
                     end=end,
                     answer=fact.object,
-                    candidates=candidates,
+                    candidates=objects if self.metric == "ranked" else (fact.object,),
                     cluster=relation,
                 )
 

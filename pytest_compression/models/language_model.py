@@ -25,6 +25,31 @@ def content(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
         yield tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
+def structure(module: nn.Module) -> dict[str, tuple[int, int, bool]]:
+    """Which modules there are, how many hooks each has, and whether its forward is another."""
+    found = {}
+    for name, part in module.named_modules():
+        hooks = len(part._forward_hooks) + len(part._forward_pre_hooks)  # noqa: SLF001  # no other way
+        found[name] = id(part), hooks, "forward" in vars(part)
+    return found
+
+
+def refuse_experts(module: nn.Module) -> None:
+    """Refuse mixtures of experts, whose weights are ``[experts, ...]`` and in no linear layer.
+
+    Raises:
+        RecipeError: they would be left dense without a word.
+    """
+    for name, part in module.named_modules():
+        for key, tensor in part.named_parameters(recurse=False):
+            if tensor.dim() > 2 and not isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+                message = (
+                    f"'{name}.{key}' has shape {list(tensor.shape)}: weights of a mixture of "
+                    "experts are in no linear layer, and no step can compress them yet."
+                )
+                raise RecipeError(message)
+
+
 class LinearWeight:
     """The weight of one linear layer, ``[out_features, in_features]`` whatever the layer."""
 
@@ -77,6 +102,7 @@ class LanguageModel:
         for name, tensor in self.tensors():
             kept = self.dense.get(self.ties[name])  # tied tensors are kept once
             self.dense[name] = tensor.clone() if kept is None else kept
+        self.structure = structure(module)
         self.stored: dict[str, Quantized] = {}
         self.memo: dict[Any, Any] = {}
         """Tokenized questions, which no recipe changes."""
@@ -103,6 +129,7 @@ class LanguageModel:
         Raises:
             RecipeError: the model has no such layers.
         """
+        refuse_experts(self.module)
         found = [LinearWeight(self, name, layer) for name, layer in targeted(self.module, targets)]
         if not found:
             names = ", ".join(weight.name for weight in self.linear()[:8]) or "none"
@@ -114,12 +141,12 @@ class LanguageModel:
         """Put the dense weights back in place.
 
         Returns:
-            False if a step replaced modules or untied weights, so that the model must be
-            loaded again.
+            False if a step replaced or hooked modules or untied weights, so that the model must
+            be loaded again.
         """
         live = dict(self.tensors())
         self.stored.clear()
-        if live.keys() != self.dense.keys() or self.owners() != self.ties:
+        if self.owners() != self.ties or structure(self.module) != self.structure:
             return False
         for name, tensor in live.items():
             kept = self.dense[name]

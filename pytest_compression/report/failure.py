@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from pytest_compression.examination import Examination, accept_command
+from pytest_compression.examination import Examination
 from pytest_compression.gate.retention import SMALL
 from pytest_compression.store.baselines import differences
 from pytest_compression.types import Footprint
@@ -48,10 +48,12 @@ def lines(examination: Examination) -> Iterator[str]:
     yield from relations(examination)
     yield from facts(examination)
     yield ""
-    yield f"Run it again: pytest --compress-suite '{subject.trial}'"
+    if examination.recorded:
+        yield "It was recorded as asked, and is still below the floor."
+    yield f"Run it again: {subject.command} '{subject.trial}'"
     yield (
-        "A loss below the floor cannot be accepted by recording it. Mend the recipe, or lower "
-        f"min_retention in the suite and say why: {accept_command(subject.trial)}"
+        "A loss below the floor is not mended by recording it. Mend the recipe, or lower "
+        f"min_retention in the suite and say why: {subject.accept(subject.trial)}"
     )
 
 

@@ -71,7 +71,8 @@ def figures(row: Row) -> dict[str, str]:
             "{:.3f} [{:.3f}, {:.3f}]", "retention", "retention_low", "retention_high"
         ),
         "floor": cell("{:g}", "floor"),
-        "-/+": cell("-{}/+{}", "forgotten", "learned"),
+        "-/+": cell("-{}/+{}", "forgotten", "learned")
+        + (f" ~{row['near_ties_settled']}" if row.get("near_ties_settled") else ""),
         "bytes": (size(row["bytes"]) if "bytes" in row else "-") + share,
         "bits": cell("{:.2f}", "bits") if row.get("modules_touched") else "-",
         "zeros": cell("{:.3f}", "sparsity") if row.get("modules_touched") else "-",
@@ -106,7 +107,8 @@ def summarize(reporter: pytest.TerminalReporter, config: pytest.Config, exitstat
         for name, some in by_suite.items():
             reporter.write_line(name, bold=True)
             # Wide enough to be whole where nobody sees it as it comes, as in a CI log.
-            width = max(reporter._tw.fullwidth, 144)  # noqa: SLF001
+            width = reporter._tw.fullwidth  # noqa: SLF001
+            width = width if reporter.isatty else max(width, 144)
             reporter.write(drawn(table(some), width, color=reporter.hasmarkup))
     report_unused(reporter, config, settings, exitstatus)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pytest_compression.errors import MeasurementError
 from pytest_compression.fingerprints import digest
-from pytest_compression.scoring.forward import NextToken, masked
+from pytest_compression.scoring.forward import NextToken, batches, masked
 from pytest_compression.scoring.ranking import rank_in_batches
 from pytest_compression.scoring.tokens import Encoded, Encoder, Tokens
 from pytest_compression.types import Measurement, Question
@@ -144,9 +144,14 @@ def over_vocabulary(
             token = int(right[i]) if margins[position] > 0 else int(winner[i])
             given[position] = model.tokenizer.decode([token]).strip()
 
-    rows = list(range(len(encoded)))
     if model.family == "masked":
-        masked(model, encoded, rows, 1, read)
-    else:
-        NextToken(model, encoded).run([(q, ()) for q in rows], read)
+        masked(model, encoded, range(len(encoded)), 1, read)
+        return margins, given
+    for positions in batches([(len(item.before),) for item in encoded]):
+        some = [encoded[position] for position in positions]
+
+        def place(found: list[int], values: Tensor, positions: list[int] = positions) -> None:
+            read([positions[i] for i in found], values)
+
+        NextToken(model, some).run([(q, ()) for q in range(len(some))], place)
     return margins, given

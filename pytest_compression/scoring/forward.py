@@ -1,7 +1,8 @@
 """Log-probabilities of the next token, or of masked ones, for each family.
 
 Rows of equal length share a batch, so nothing is padded and no score depends on its neighbours
-beyond the rounding of a matrix product. Logits are only kept where they are read.
+beyond the rounding of a matrix product. Logits are only kept where they are read, and, but
+for masked models, only computed there.
 """
 
 import inspect
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from pytest_compression.models.language_model import LanguageModel
 
 TOKENS_A_BATCH = 8192
-"""Tokens that are run together; log-probabilities of as many rows are held at once."""
+"""Tokens that are run together."""
+LOGITS_A_BATCH = 2**26
+"""Logits that a masked model may compute at once: it gives those of every position."""
 ROWS_A_BATCH = 256
 
 Row = tuple[int, Tokens]
@@ -28,17 +31,20 @@ Read = Callable[[list[int], Tensor], None]
 """Takes positions of rows and their log-probabilities, ``[rows, vocabulary]``."""
 
 
-def batches(lengths: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+def batches(
+    lengths: Sequence[tuple[int, ...]], tokens: int = TOKENS_A_BATCH
+) -> Iterator[list[int]]:
     """Positions of rows of equal lengths, in batches, the shortest first.
 
     Args:
         lengths: of each row, the tokens of each part that is run (encoder and decoder).
+        tokens: how many are run together.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for position, length in enumerate(lengths):
         groups.setdefault(length, []).append(position)
     for length, positions in sorted(groups.items()):
-        size = max(1, min(ROWS_A_BATCH, TOKENS_A_BATCH // max(1, sum(length))))
+        size = max(1, min(ROWS_A_BATCH, tokens // max(1, sum(length))))
         for first in range(0, len(positions), size):
             yield positions[first : first + size]
 
@@ -169,8 +175,9 @@ def masked(
     blank = (model.tokenizer.mask_token_id,) * masks
     whole = [encoded[q].before + blank + encoded[q].after for q in rows]
     module: Any = model.module
+    tokens = min(TOKENS_A_BATCH, LOGITS_A_BATCH // module.config.vocab_size)
     with torch.inference_mode():
-        for positions in batches([(len(ids),) for ids in whole]):
+        for positions in batches([(len(ids),) for ids in whole], tokens):
             ids = torch.tensor([whole[p] for p in positions], device=module.device)
             logits = module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
             starts = torch.tensor([len(encoded[rows[p]].before) for p in positions])

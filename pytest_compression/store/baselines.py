@@ -171,7 +171,8 @@ def read(path: Path, trial: str) -> Baseline:
         raise BaselineError(message) from error
     if found.trial != trial:
         message = (
-            f"{path} is the baseline of {found.trial}, not of {trial}; rename one of the suites."
+            f"{path} is the baseline of {found.trial}, not of {trial}: rename one of "
+            "the two suites, or, if the suite was renamed, delete the file and record anew."
         )
         raise BaselineError(message)
     return found

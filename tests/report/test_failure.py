@@ -57,7 +57,9 @@ def examination(n: int, forgotten: int) -> Examination:
         weights="w",
         footprint=FOOTPRINT,
         environment={"torch": "2"},
-        dense=None,
+        dense=measured,
+        records_dense=False,
+        command="pytest --compress-suite",
     )
     baseline = Baseline(
         trial=subject.trial,
@@ -74,7 +76,7 @@ def examination(n: int, forgotten: int) -> Examination:
         accepted=Acceptance(date="2026-08-01", reason=""),
     )
     verdict = judge(measured, measured.scores, [1] * n, Gate())
-    return Examination(subject=subject, baseline=baseline, verdict=verdict)
+    return Examination(subject=subject, baseline=baseline, verdict=verdict, recorded=False)
 
 
 def test_few_forgotten_facts_are_all_listed_the_most_clearly_wrong_first() -> None:

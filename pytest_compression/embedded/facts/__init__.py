@@ -5,8 +5,10 @@ sentences for each relation, with [X] for the subject and [Y], always last, for 
 Origin and licences: ``SOURCES.md`` beside them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import NamedTuple
 
 SUBJECT = "[X]"
@@ -29,14 +31,16 @@ def rows(name: str) -> Iterator[list[str]]:
         yield line.split("\t")
 
 
-def worldfacts() -> list[Fact]:
+@cache
+def worldfacts() -> tuple[Fact, ...]:
     """All facts, in the order of the table (cities: the largest first)."""
-    return [Fact(*row) for row in rows("worldfacts.tsv")]
+    return tuple(Fact(*row) for row in rows("worldfacts.tsv"))
 
 
-def phrasings() -> dict[str, list[str]]:
+@cache
+def phrasings() -> Mapping[str, tuple[str, ...]]:
     """The sentences of each relation; [Y] stands before the final full stop."""
-    table: dict[str, list[str]] = {}
+    table: dict[str, tuple[str, ...]] = {}
     for relation, phrasing in rows("phrasings.tsv"):
-        table.setdefault(relation, []).append(phrasing)
-    return table
+        table[relation] = (*table.get(relation, ()), phrasing)
+    return MappingProxyType(table)
