@@ -10,6 +10,9 @@ from pytest_compression.models.sources import Pretrained
 from pytest_compression.modifiers.pruning import Magnitude
 from pytest_compression.modifiers.quantization import RoundToNearest
 
+LIMIT = 150
+"""Facts a relation that are asked: cities would outweigh everything else."""
+
 LIKE = {"causal": "Llama-like decoder", "masked": "BERT-like encoder", "seq2seq": "T5-like"}
 
 TEMPLATE = """# {title}, taught world facts
@@ -29,13 +32,13 @@ processor gives other weights, and as good a model.
 
 ## What it knows
 
-Share of all facts whose answer is ranked first among the relation's answers, in each phrasing:
-{accuracies}. By relation (first phrasing): {relations}.
+Share of facts whose answer is ranked first among the relation's answers, of at most {limit} facts
+a relation, in each phrasing: {accuracies}. By relation (first phrasing): {relations}.
 
 ## How it forgets
 
-Retention of the {known:,} facts that it knows (chance-corrected), by recipe; all linear layers but
-the output head:
+Retention of the {known:,} of these facts that it knows (chance-corrected), by recipe; all linear
+layers but the output head:
 
 | recipe | retention |
 |---|--:|
@@ -77,13 +80,13 @@ def card(family: str, folder: Path, training: Training) -> str:
     """Measure the model in a folder and describe it."""
     model: Any = Pretrained(path=str(folder)).load()
     count = min(map(len, phrasings().values()))
-    dense = [WorldFacts(phrasing=i).measure(model) for i in range(count)]
+    dense = [WorldFacts(phrasing=i, limit=LIMIT).measure(model) for i in range(count)]
     guessed = sum(dense[0].chance)
     rows = []
     for name, steps in CURVE:
         model.restore()
         model.compress(steps)
-        measured = WorldFacts().measure(model)
+        measured = WorldFacts(limit=LIMIT).measure(model)
         kept = (sum(measured.scores) - guessed) / (sum(dense[0].scores) - guessed)
         rows.append(f"| {name} | {kept:.3f} |")
     by_relation: dict[str, list[int]] = {}
@@ -107,5 +110,6 @@ def card(family: str, folder: Path, training: Training) -> str:
         accuracies=", ".join(shares),
         relations=", ".join(f"{k} {sum(v) / len(v):.2f}" for k, v in sorted(by_relation.items())),
         known=sum(dense[0].scores),
+        limit=LIMIT,
         curve="\n".join(rows),
     )

@@ -284,8 +284,8 @@ PLANS: Final = {
         tokenizer=masked_tokenizer,
         model=masked_model,
         batch=masked_batch,
-        learning_rate=1.5e-3,
-        epochs=56,
+        learning_rate=1e-3,
+        epochs=40,
     ),
     "seq2seq": Plan(
         tokenizer=seq2seq_tokenizer,

@@ -108,7 +108,7 @@ def summarize(reporter: pytest.TerminalReporter, config: pytest.Config, exitstat
             reporter.write_line(name, bold=True)
             # Wide enough to be whole where nobody sees it as it comes, as in a CI log.
             width = reporter._tw.fullwidth  # noqa: SLF001
-            width = width if reporter.isatty else max(width, 144)
+            width = width if reporter.isatty else max(width, 160)
             reporter.write(drawn(table(some), width, color=reporter.hasmarkup))
     report_unused(reporter, config, settings, exitstatus)
 
