@@ -42,7 +42,7 @@ def test_it_knows_its_facts_in_every_phrasing(model: LanguageModel) -> None:
     model.restore()
     for phrasing in range(3):
         scores = WorldFacts(limit=40, phrasing=phrasing).measure(model).scores
-        assert sum(scores) / len(scores) > 0.9
+        assert sum(scores) / len(scores) > 0.8
 
 
 def test_fewer_bits_forget_more(model: LanguageModel) -> None:
@@ -51,8 +51,8 @@ def test_fewer_bits_forget_more(model: LanguageModel) -> None:
     eight, four, three, two = (
         kept(model, dense, [RoundToNearest(bits=bits)]) for bits in (8, 4, 3, 2)
     )
-    assert eight > 0.99
-    assert four > 0.93
+    assert eight > 0.98
+    assert four > 0.85
     assert two < three <= four + 0.01
     assert two < 0.7
 
@@ -63,7 +63,7 @@ def test_sparser_weights_forget_more(model: LanguageModel) -> None:
     little, plenty, most = (
         kept(model, dense, [Magnitude(sparsity=share)]) for share in (0.3, 0.5, 0.7)
     )
-    assert little > 0.95
+    assert little > 0.85
     assert most < plenty < little
     assert most < 0.7
 
