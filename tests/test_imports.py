@@ -1,6 +1,7 @@
 """What may import what, and what an ordinary pytest run must never load."""
 
 import ast
+import os
 import resource
 import subprocess
 import sys
@@ -137,8 +138,12 @@ def run(path: Path, *args: str) -> str:
     """Run pytest in a process of its own; its output, with what it had loaded at the end."""
     (path / "spy.py").write_text(SPY.format(unwanted=UNWANTED), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-p", "spy", *args]
+    env = dict(os.environ)
+    # As for users: without its cache, pytest rewrites the asserts of all plugins in each run.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    env["PYTHONPYCACHEPREFIX"] = str(path / "pycache")
     done = subprocess.run(  # noqa: S603  # our own command
-        command, cwd=path, capture_output=True, text=True, check=False
+        command, cwd=path, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

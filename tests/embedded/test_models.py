@@ -38,11 +38,12 @@ def test_loading_takes_well_under_a_second_of_processor_time(model: LanguageMode
     assert time.process_time() - started < 1
 
 
-def test_it_knows_its_facts_in_every_phrasing(model: LanguageModel) -> None:
+def test_it_knows_as_much_as_its_card_says_in_every_phrasing(model: LanguageModel) -> None:
     model.restore()
+    least = {"causal": 0.97, "masked": 0.8, "seq2seq": 0.65}[model.family]
     for phrasing in range(3):
         scores = WorldFacts(limit=40, phrasing=phrasing).measure(model).scores
-        assert sum(scores) / len(scores) > 0.8
+        assert sum(scores) / len(scores) > least
 
 
 def test_fewer_bits_forget_more(model: LanguageModel) -> None:
