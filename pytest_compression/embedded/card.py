@@ -27,8 +27,8 @@ gradually.
 `python -m pytest_compression.embedded.train {family} --seed {seed} --epochs {epochs}`
 
 Trained on the answers only, with AdamW and a half cosine, in {minutes:.0f} minutes on
-{threads} processor core(s); last loss {loss:.4f} nats a token. The same seed on another
-processor gives other weights, and as good a model.
+{threads} processor core(s); last loss {loss:.4f} nats a token. The same seed gives
+a model as good, not the same bits.
 
 ## What it knows
 
