@@ -5,3 +5,7 @@ that the dense model knows are retained after compression.
 """
 
 __version__ = "0.1.0"
+
+
+class InconclusiveWarning(UserWarning):
+    """A trial passed whose questions are too few to tell."""

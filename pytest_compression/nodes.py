@@ -7,6 +7,7 @@ measured is an ERROR.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -15,9 +16,16 @@ from typing import Any
 import pytest
 
 from pytest_compression import registry, suite
+from pytest_compression.acceptance import record
+from pytest_compression.calibration import calibrate
+from pytest_compression.conclusion import TESTS_IN_ALL, inconclusive
+from pytest_compression.early_stop import ask_until_decided
 from pytest_compression.errors import CompressionError
-from pytest_compression.examination import Examination, Subject, examine
+from pytest_compression.examination import Examination, examine
+from pytest_compression.familywise import Evidence, decision
+from pytest_compression.references import Subject, refer
 from pytest_compression.report import failure, properties
+from pytest_compression.report.evidence import evidence
 from pytest_compression.settings import KEY, Settings, trial_id
 from pytest_compression.types import Footprint, Measurement, Model, Part, Suite, TrialSpec
 
@@ -26,6 +34,12 @@ class KnowledgeLost(pytest.fail.Exception):  # type: ignore[name-defined,misc]  
     """The only exception that makes a trial FAIL, and the only one that a control may meet."""
 
     __module__ = "builtins"  # so that summaries call it by its bare name, as pytest's own
+
+
+class Inconclusive(pytest.fail.Exception):  # type: ignore[name-defined,misc]  # made at run time
+    """A trial cannot be decided, and its suite wants that to fail."""
+
+    __module__ = "builtins"
 
 
 @contextlib.contextmanager
@@ -41,8 +55,8 @@ class SuiteFile(pytest.File):
     """A suite file; holds the one model that is loaded at a time."""
 
     suite: Suite
-    order: dict[TrialSpec, int]
-    """Each trial's place in the suite."""
+    order: dict[tuple[str, str, str], int]
+    """Each trial's place in the suite, by model, recipe and benchmark."""
     _name: str | None = None
     _model: Model | None = None
     _failed: dict[str, Exception]
@@ -54,17 +68,21 @@ class SuiteFile(pytest.File):
         """The run's."""
         return self.config.stash[KEY]
 
-    def collect(self) -> Iterator["Variant"]:
+    def collect(self) -> Iterator["Variant | Pooled"]:
         """Read the suite; a mistake in it stops the run before any model is loaded."""
         with told():
             self.suite = suite.load(Path(os.path.relpath(self.path)))
-        self.order = {spec: place for place, spec in enumerate(self.suite.trials)}
+        self.order = {spec.names: place for place, spec in enumerate(self.suite.trials)}
         self._failed = {}
         self.dense = {}
         for (model, recipe), specs in groupby(
             self.suite.trials, key=lambda spec: (spec.model, spec.recipe)
         ):
             yield Variant.from_parent(self, name=f"{model}/{recipe}", specs=list(specs))
+        if sum(spec.is_tested for spec in self.suite.trials) > 1:
+            pooled = Pooled.from_parent(self, name="pooled")
+            pooled.add_marker("compression")
+            yield pooled
 
     def model(self, name: str) -> Model:
         """The model, dense; loaded once for as long as its variants follow each other."""
@@ -139,7 +157,12 @@ class Trial(pytest.Item):
     """One variant on one benchmark: a (model, recipe, benchmark) triple."""
 
     spec: TrialSpec
+    seed = 0
+    """Of the order in which an early stop asks."""
     examination: Examination
+    evidence: Evidence
+    seconds = 0.0
+    """That the measurement took."""
 
     @classmethod
     def from_parent(cls, parent: Any, **kwargs: Any) -> "Trial":
@@ -150,7 +173,7 @@ class Trial(pytest.Item):
         # Now, so that a trial whose model or recipe errs is in the summary, too.
         about = node.file.settings.suite_id(node.path)
         node.user_properties += properties.of_trial(
-            trial_id(about, spec), node.file.order[spec], spec
+            trial_id(about, spec), node.file.order[spec.names], spec
         )
         node.add_marker("compression")
         if spec.expect == "fail":
@@ -176,37 +199,77 @@ class Trial(pytest.Item):
 
     def setup(self) -> None:
         """Measure; each figure is in the properties, even when a later check errs."""
-        spec, file = self.spec, self.file
-        about = file.settings.suite_id(file.path)
+        settings = self.file.settings
         with told():
             self.user_properties += properties.of_footprint(self.variant.footprint)
-            measured = self.benchmark().measure(self.variant.model)
-            self.user_properties += properties.of_measurement(measured)
-            dense = self.file.dense.setdefault(self.key, measured)
-            if isinstance(dense, CompressionError):
-                raise dense
-            subject = Subject(
-                trial=trial_id(about, spec),
-                dense_trial=trial_id(about, self.dense_spec()),
-                spec=spec,
-                steps=self.variant.steps,
-                path=file.settings.baseline(file.path, spec),
-                dense_path=file.settings.baseline(file.path, self.dense_spec()),
-                measured=measured,
-                weights=self.variant.model.fingerprint(),
-                footprint=self.variant.footprint,
-                environment=self.variant.model.environment(),
-                dense=dense,
-                records_dense=self.records_dense(),
-                command=file.settings.command,
-            )
-            self.examination = examine(subject, file.settings)
-        self.user_properties += properties.of_verdict(self.examination.verdict)
+            stopped = None
+            if settings.early_stop and self.variant.steps:
+                subject = self.subject(self.dense_here())
+                references = refer(subject, settings)
+                measured, stopped = ask_until_decided(
+                    subject, references, self.benchmark(), self.variant.model, self.seed
+                )
+                self.user_properties += properties.of_measurement(measured)
+            else:
+                started = time.perf_counter()
+                measured = self.benchmark().measure(self.variant.model)
+                self.seconds = time.perf_counter() - started
+                self.user_properties += properties.of_measurement(measured)
+                self.file.dense.setdefault(self.key, measured)  # by itself, the dense one's trial
+                subject = self.subject(self.dense_here())
+                references = refer(subject, settings)
+            examined = examine(subject, measured, references, stopped)
+            if settings.calibrate:
+                noise = calibrate(examined, self.benchmark(), self.variant.model)
+                self.user_properties += properties.of_noise(noise)
+            self.examination = record(examined, settings, self.seconds)
+        self.conclude(self.examination)
+
+    def conclude(self, examined: Examination) -> None:
+        """Keep the evidence, and say in the properties what can be said already."""
+        self.evidence = evidence(examined, self.config.stash.get(TESTS_IN_ALL, 0))
+        self.user_properties += properties.of_verdict(examined)
+        if not self.evidence.held:
+            said = decision(self.evidence, set(), "").verdict or examined.verdict.outcome
+            self.user_properties.append(("verdict", said))
 
     def runtest(self) -> None:
-        """Judge."""
-        if not self.examination.verdict.passed:
-            raise KnowledgeLost(failure.text(self.examination), pytrace=False)
+        """Judge what can be judged alone."""
+        examined = self.examination
+        if examined.verdict.outcome == "lost":
+            raise KnowledgeLost(failure.text(examined), pytrace=False)
+        undecided = examined.verdict.outcome == "inconclusive" and not self.evidence.held
+        if undecided and self.evidence.on_inconclusive == "fail":
+            raise Inconclusive(failure.text(examined), pytrace=False)
+        warning = "" if self.evidence.held else decision(self.evidence, set(), "").warning
+        if warning:
+            inconclusive(self.nodeid, warning)
+
+    def subject(self, dense: Measurement) -> Subject:
+        """What is measured, and where its references are."""
+        spec, file = self.spec, self.file
+        about = file.settings.suite_id(file.path)
+        return Subject(
+            trial=trial_id(about, spec),
+            dense_trial=trial_id(about, self.dense_spec()),
+            spec=spec,
+            steps=self.variant.steps,
+            path=file.settings.baseline(file.path, spec),
+            dense_path=file.settings.baseline(file.path, self.dense_spec()),
+            weights=self.variant.model.fingerprint(),
+            footprint=self.variant.footprint,
+            environment=self.variant.model.environment(),
+            dense=dense,
+            records_dense=self.records_dense(),
+            command=file.settings.command,
+        )
+
+    def dense_here(self) -> Measurement:
+        """What the dense model answers here and now."""
+        dense = self.file.dense[self.key]
+        if isinstance(dense, CompressionError):
+            raise dense
+        return dense
 
     def benchmark(self) -> Any:
         """The benchmark, with its options."""
@@ -217,8 +280,7 @@ class Trial(pytest.Item):
         return next(
             spec
             for spec in self.file.suite.trials
-            if (spec.model, spec.recipe, spec.benchmark)
-            == (self.spec.model, suite.DENSE, self.spec.benchmark)
+            if spec.names == (self.spec.model, suite.DENSE, self.spec.benchmark)
         )
 
     @property
@@ -242,7 +304,27 @@ class Trial(pytest.Item):
         """
         settings, dense = self.file.settings, self.dense_spec()
         missing = not settings.baseline(self.file.path, dense).exists()
-        return (settings.update or (settings.update_new and missing)) and any(
+        return (settings.records or (settings.update_new and missing)) and any(
             isinstance(item, Trial) and item.spec == dense and item.file is self.file
             for item in self.session.items
         )
+
+
+class Pooled(pytest.Item):
+    """One test over all trials of a suite: whether a small loss is spread over them.
+
+    It is judged where the whole run is known, and its report is given there.
+    """
+
+    @property
+    def evidence(self) -> Evidence:
+        """Whose trials are pooled."""
+        assert isinstance(self.parent, SuiteFile)  # noqa: S101
+        return Evidence(trial=self.parent.settings.suite_id(self.path))
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """What headings name it."""
+        return self.path, None, "pooled"
+
+    def runtest(self) -> None:
+        """Nothing is known here."""

@@ -5,6 +5,7 @@ the environment.
 """
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "compression: a (model, recipe, benchmark) trial of a suite file"
     )
     if not config.option.compress_suite:
-        acting = (
-            "update",
-            "update_new",
-            "reason",
-            "remove_unused",
-        )  # a directory may be in addopts
+        acting = (*settings.MODES, "reason", "remove_unused", "shard", "report")
         if any(getattr(config.option, f"compress_{name}") for name in acting):
             message = "the --compress-* options need --compress-suite"
             raise pytest.UsageError(message)
@@ -47,7 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
             )
             raise pytest.UsageError(message)
         config.args = [str(suite) for suite in chosen.suites]
-    if hasattr(config, "workerinput"):
+    if not hasattr(config, "workerinput"):
+        from pytest_compression.conclusion import FAMILY, Family
+
+        config.stash[FAMILY] = Family(config)
+        config.pluginmanager.register(config.stash[FAMILY], "compression-familywise")
+    else:
         workers = config.workerinput["workercount"]
         threads = max(1, (os.cpu_count() or 1) // workers)
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when torch is imported
@@ -72,6 +73,51 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "SuiteFile
     from pytest_compression.nodes import SuiteFile
 
     return SuiteFile.from_parent(parent, path=file_path)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what this run is not about: other shards, all but dense trials to calibrate."""
+    if settings.KEY in config.stash:
+        from pytest_compression.selection import select
+
+        select(config, items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run nothing where only a plan is wanted."""
+    chosen = session.config.stash.get(settings.KEY, None)
+    return True if chosen is not None and chosen.plan else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a trial so that its verdict can wait for the others'."""
+    if settings.KEY not in item.config.stash:
+        return None
+    from pytest_compression.nodes import Pooled, Trial
+    from pytest_compression.protocol import run
+
+    if not isinstance(item, Trial | Pooled):
+        return None
+    run(item, nextitem)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what a trial knows travel with the report of its setup."""
+    report = yield
+    if settings.KEY in item.config.stash:
+        from pytest_compression.nodes import Pooled, Trial
+        from pytest_compression.protocol import carry
+
+        if isinstance(item, Trial | Pooled):
+            carry(item, report)
+    return report
 
 
 def pytest_terminal_summary(

@@ -4,7 +4,7 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pytest_compression.types import TrialSpec
 
 SUFFIXES = (".yaml", ".yml")
+RECORDING = ("update", "update_new", "update_hardware")
+MODES = (*RECORDING, "calibrate", "plan", "early_stop")
+"""Options of which a run takes one at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +30,27 @@ class Settings:
     """Record everything that runs."""
     update_new: bool
     """Record what has no baseline."""
+    update_hardware: bool
+    """Record everything that runs, beside what other hardware accepted."""
     reason: str
     remove_unused: bool
+    plan: bool
+    """Run nothing; say what the suites could tell and what they would cost."""
+    calibrate: bool
+    """Measure the noise of the dense models' numerics, and store it."""
+    early_stop: bool
+    """Stop asking as soon as a trial is decided."""
+    shard: tuple[int, int] | None
+    """Which part of how many, counted from 1."""
+    report: Path | None
+    """Where the run is written to, for other programs and for merging shards."""
     command: str
     """What starts such a run, for messages that say what to type."""
+
+    @property
+    def records(self) -> bool:
+        """Whether everything that runs is recorded."""
+        return self.update or self.update_hardware
 
     def holds(self, path: Path) -> bool:
         """Whether a file lies among the suites."""
@@ -64,6 +84,8 @@ def trial_id(suite_id: str, spec: "TrialSpec") -> str:
 
 
 KEY = pytest.StashKey[Settings]()
+PLANNED = pytest.StashKey[list[tuple[Path, "TrialSpec", "TrialSpec"]]]()
+"""For a plan: of each trial its suite file, its spec and that of the dense model's trial."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -90,14 +112,46 @@ def add_options(parser: pytest.Parser) -> None:
         help="record a baseline for the trials that have none",
     )
     group.addoption(
+        "--compress-update-hardware",
+        action="store_true",
+        help="record everything that runs beside the baselines of other hardware",
+    )
+    group.addoption(
         "--compress-reason",
         metavar="TEXT",
-        help="why baselines are recorded; kept in their acceptance record",
+        help="why baselines are recorded; kept in their acceptance record, and needed where a "
+        "floor is lowered, a result is worse or questions are fewer",
     )
     group.addoption(
         "--compress-remove-unused",
         action="store_true",
         help="after a whole run, remove the baselines that no trial uses any more",
+    )
+    group.addoption(
+        "--compress-plan",
+        action="store_true",
+        help="run nothing: print what each trial could detect, and what it would cost",
+    )
+    group.addoption(
+        "--compress-calibrate",
+        action="store_true",
+        help="run the dense models with other batches, threads and dtypes, and store how far "
+        "numerics alone move their answers",
+    )
+    group.addoption(
+        "--compress-early-stop",
+        action="store_true",
+        help="ask in random order and stop as soon as a trial is decided, at the same error rate",
+    )
+    group.addoption(
+        "--compress-shard",
+        metavar="I/N",
+        help="run the I-th of N parts (from 1); pytest-compression merge judges them as one run",
+    )
+    group.addoption(
+        "--compress-report",
+        metavar="FILE",
+        help="write every figure of the run to a JSON file",
     )
     parser.addini(
         "compress_suites",
@@ -120,17 +174,11 @@ def read_options(config: pytest.Config) -> Settings:
         pytest.UsageError: they contradict each other, or name what is not there.
     """
     option = config.option
-    if option.compress_update and option.compress_update_new:
-        message = "--compress-update records everything that runs; drop --compress-update-new"
-        raise pytest.UsageError(message)
-    records = option.compress_update or option.compress_update_new
-    if option.compress_reason is not None and not records:
-        message = "--compress-reason is kept with a baseline; add --compress-update"
-        raise pytest.UsageError(message)
-    command = "pytest --compress-suite"
+    check(option)
+    command, where = "pytest --compress-suite", config.invocation_params.dir
     if option.compress_baselines:
         command += f" --compress-baselines {shlex.quote(option.compress_baselines)}"
-        baselines = config.invocation_params.dir / option.compress_baselines
+        baselines = where / option.compress_baselines
     else:
         baselines = config.rootpath / config.getini("compress_baselines")
     return Settings(
@@ -142,7 +190,51 @@ def read_options(config: pytest.Config) -> Settings:
         baselines=baselines,
         update=option.compress_update,
         update_new=option.compress_update_new,
+        update_hardware=option.compress_update_hardware,
         reason=option.compress_reason or "",
         remove_unused=option.compress_remove_unused,
+        plan=option.compress_plan,
+        calibrate=option.compress_calibrate,
+        early_stop=option.compress_early_stop,
+        shard=None if option.compress_shard is None else part(option.compress_shard),
+        report=None if option.compress_report is None else where / option.compress_report,
         command=command,
     )
+
+
+def check(option: Any) -> None:
+    """Check the options against each other.
+
+    Raises:
+        pytest.UsageError: they contradict each other.
+    """
+    modes = [name for name in MODES if getattr(option, f"compress_{name}")]
+    if len(modes) > 1:
+        first, second = (f"--compress-{name.replace('_', '-')}" for name in modes[:2])
+        message = f"{first} and {second} exclude each other: run one after the other"
+        if second == "--compress-early-stop" and first != "--compress-plan":
+            message = f"{first} needs whole measurements: drop --compress-early-stop"
+        raise pytest.UsageError(message)
+    records = any(getattr(option, f"compress_{name}") for name in RECORDING)
+    if option.compress_reason is not None and not records:
+        message = "--compress-reason is kept with a baseline; add --compress-update"
+        raise pytest.UsageError(message)
+    if option.compress_report == "":
+        message = "--compress-report names no file"
+        raise pytest.UsageError(message)
+    if option.compress_plan and getattr(option, "numprocesses", None):
+        message = "--compress-plan runs nothing that could be shared out: drop -n"
+        raise pytest.UsageError(message)
+
+
+def part(text: str) -> tuple[int, int]:
+    """The two numbers of ``I/N``.
+
+    Raises:
+        pytest.UsageError: they are not two numbers, or there is no such part.
+    """
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        message = f"--compress-shard {text}: say which part of how many, such as 1/4 to 4/4"
+        raise pytest.UsageError(message)
+    return int(first), int(second)

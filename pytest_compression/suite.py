@@ -12,12 +12,22 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pytest_compression import registry
 from pytest_compression.document import Document, Keys, read
 from pytest_compression.errors import PluginError, SuiteError, nearest
-from pytest_compression.types import Expectation, Gate, Part, Recipe, Suite, TrialSpec
+from pytest_compression.types import (
+    Assurance,
+    Expectation,
+    Gate,
+    OnImprovement,
+    OnInconclusive,
+    Part,
+    Recipe,
+    Suite,
+    TrialSpec,
+)
 
 DENSE = "dense"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -26,15 +36,23 @@ DEFAULT_SOURCE = "pretrained"
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Nats = Annotated[float, Meta(ge=0, le=0.5)]
-Level = Annotated[float, Meta(gt=0, lt=1)]
+Alpha = Annotated[float, Meta(gt=0, lt=0.5)]
+Power = Annotated[float, Meta(ge=0.5, lt=1)]
 
 
 class GateKeys(Struct, frozen=True, kw_only=True):
     """What may be said of a gate, in any of the three places."""
 
-    min_retention: Share | None = None
-    near_tie: Nats | None = None
-    confidence: Level | None = None
+    min_retention: Share | UnsetType = UNSET
+    relation_floors: dict[str, Share] | UnsetType = UNSET
+    max_forgotten: Share | UnsetType | None = UNSET
+    assurance: Assurance | UnsetType = UNSET
+    margin: Share | UnsetType = UNSET
+    alpha: Alpha | UnsetType = UNSET
+    power: Power | UnsetType = UNSET
+    inconclusive: OnInconclusive | UnsetType | None = UNSET
+    improvement: OnImprovement | UnsetType = UNSET
+    near_tie: Nats | UnsetType = UNSET
 
 
 class Override(GateKeys, frozen=True, kw_only=True):
@@ -69,7 +87,7 @@ def load(path: Path) -> Suite:
 
 def narrowed(gate: Gate, keys: GateKeys) -> Gate:
     """The gate with what the keys set."""
-    changes = {key: value for key in GATE_KEYS if (value := getattr(keys, key)) is not None}
+    changes = {key: value for key in GATE_KEYS if (value := getattr(keys, key)) is not UNSET}
     return msgspec.structs.replace(gate, **changes)
 
 
@@ -257,6 +275,13 @@ class _Reader:
         for key in body if isinstance(body, dict) else ():
             if key not in names:
                 self.refuse((*keys, key), f"unknown key '{key}'. {nearest(key, names)}")
+        floors = body.get("relation_floors") if isinstance(body, dict) else None
+        for relation, floor in floors.items() if isinstance(floors, dict) else ():
+            place = (*keys, "relation_floors", relation)
+            try:
+                msgspec.convert(floor, Share)
+            except msgspec.ValidationError as error:  # as one mapping it would name no key
+                self.refuse(place, f"'{relation}': {error}.")
         try:
             return msgspec.convert(body, to)
         except msgspec.ValidationError as error:

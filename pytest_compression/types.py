@@ -3,13 +3,17 @@
 All values are frozen and keyword-only. Nothing here imports torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
 Expectation = Literal["pass", "fail"]
 Family = Literal["causal", "masked", "seq2seq"]
+Assurance = Literal["point", "proven"]
+OnInconclusive = Literal["pass", "fail", "warn"]
+OnImprovement = Literal["report", "accept"]
 Targets = Literal["all", "attention", "feed-forward"]
 """Which linear layers a step works on: every one but the output head; those of attention, the
 output projection among them; those of the feed-forward blocks."""
@@ -28,11 +32,34 @@ class Gate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     min_retention: float = 0.95
     """The floor: the least share of the dense model's knowledge that must be retained."""
+    relation_floors: dict[str, float] = field(default_factory=dict)
+    """The same for single relations, by name or pattern (``*``, ``?``)."""
+    max_forgotten: float | None = None
+    """The largest share of the dense model's right answers that may be lost, whatever was
+    learned in their place."""
+    assurance: Assurance = "point"
+    """``point``: the estimate must reach the floor; ``proven``: its lower limit must."""
+    margin: float = 0.01
+    """Share of the questions. A loss against the last accepted result is no regression up to
+    here, however significant."""
+    alpha: float = 0.05
+    """Chance of a false alarm: of all the regression tests of a run together, and of each limit
+    of an interval."""
+    power: float = 0.8
+    """Chance of seeing an effect, where it is said how large an effect could be seen."""
+    inconclusive: OnInconclusive | None = None
+    """What becomes of a trial that cannot be decided: ``fail`` if not said and the retention must
+    be proven, otherwise ``warn``."""
+    improvement: OnImprovement = "report"
+    """Whether an improvement over the last accepted result must be accepted, too."""
     near_tie: float = 0.01
     """Nats. An answer that leads or trails by less than twice this may flip by numerics alone;
-    there the accepted answer counts."""
-    confidence: float = 0.95
-    """Level of the interval that is shown around the retention."""
+    there the accepted answer counts. A calibration may find that more is needed."""
+
+    @property
+    def on_inconclusive(self) -> OnInconclusive:
+        """What becomes of a trial that cannot be decided."""
+        return self.inconclusive or ("fail" if self.assurance == "proven" else "warn")
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
@@ -52,6 +79,24 @@ class TrialSpec(Struct, frozen=True, kw_only=True):
     expect: Expectation = "pass"
     reason: str = ""
     """Why a control is expected to fail."""
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Model, recipe and benchmark."""
+        return self.model, self.recipe, self.benchmark
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether a loss against the last accepted result would be the recipe's.
+
+        The dense model's would be drift, and a control has lost its knowledge anyway.
+        """
+        return self.recipe != "dense" and self.expect == "pass"
+
+    @property
+    def tests(self) -> int:
+        """How many hypothesis tests that makes: of a loss, and of a gain that must be accepted."""
+        return int(self.is_tested) * (1 + (self.gate.improvement == "accept"))
 
 
 class Suite(Struct, frozen=True, kw_only=True):
@@ -97,11 +142,20 @@ class Measurement(Struct, frozen=True, kw_only=True):
     """How many questions were not asked, by reason."""
     open_vocabulary: bool = False
     """The answer competes with the whole vocabulary, so chance is none."""
+    values: tuple[float, ...] = ()
+    """Graded scores, of a benchmark that has no right and wrong; then there are no margins."""
+    tokens: int = 0
+    """Forward tokens that it took: of each row that was run through the model."""
 
     @property
-    def scores(self) -> tuple[int, ...]:
-        """1 where the right answer leads, 0 where it does not; a tie is not an answer."""
-        return tuple(int(margin > 0) for margin in self.margins)
+    def scores(self) -> tuple[float, ...]:
+        """Graded, or 1 where the right answer leads and 0 where it does not; a tie is none."""
+        return self.values or tuple(int(margin > 0) for margin in self.margins)
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Of each question."""
+        return tuple(question.cluster for question in self.questions)
 
     @property
     def chance(self) -> tuple[float, ...]:
@@ -213,29 +267,65 @@ class Benchmark(Protocol):
         """Ask the model, compressed or not."""
 
 
+@runtime_checkable
+class PartialBenchmark(Benchmark, Protocol):
+    """A benchmark of which a part can be asked, so that a trial can stop early."""
+
+    def measure_part(self, model: Any, ids: Collection[str]) -> Measurement:
+        """Ask only the questions with these ids; their scores are those of a whole measurement."""
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """A model whose numerics can be varied, so that their noise can be measured."""
+
+    def conditions(self) -> Mapping[str, AbstractContextManager[None]]:
+        """Ways to compute the same: names such as ``threads 1``, and what sets them for a while.
+
+        Those that begin with ``dtype`` are another precision: they say what a change of dtype
+        would do, and do not count as noise of this one.
+        """
+
+
+class Cost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a measurement took."""
+
+    tokens: int
+    """Forward tokens; 0 if the benchmark does not count them."""
+    seconds: float
+    """On the machine where it was accepted, to two digits."""
+
+
+class Noise(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What numerics alone do to the dense model's answers, as a calibration found."""
+
+    near_tie: float
+    """Nats: no margin moved further than this in any condition of the model's own dtype."""
+    shifts: dict[str, float]
+    """Nats, by condition: the furthest that any margin moved."""
+    flips: dict[str, int]
+    """Answers that came out otherwise, by condition."""
+    false_red: float
+    """Chance that a run of an unchanged recipe is red by numerics alone."""
+    date: str
+
+
+class Past(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A result that was accepted once and replaced since."""
+
+    date: str
+    reason: str
+    score: float
+    """Mean score."""
+    questions: int
+    floor: float
+    recipe: list[dict[str, Any]]
+
+
 class Acceptance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When and why a baseline was accepted, and what it replaced."""
 
     date: str
     reason: str
-    previous: dict[str, Any] | None = None
-
-
-class Verdict(Struct, frozen=True, kw_only=True):
-    """What is said of a trial: its figures, and whether it is above the floor."""
-
-    passed: bool
-    questions: int
-    dense: float
-    """Share of right answers."""
-    compressed: float
-    chance: float
-    retention: float
-    interval: tuple[float, float]
-    standard_error: float
-    floor: float
-    forgotten: tuple[int, ...]
-    """Positions of the questions that were right before and are wrong now."""
-    learned: tuple[int, ...]
-    near_ties: int
-    """Questions decided by the accepted answer, because they may flip by numerics alone."""
+    history: list[Past] = field(default_factory=list)
+    """The first accepted result first."""

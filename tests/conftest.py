@@ -26,7 +26,10 @@ def project(pytester: pytest.Pytester) -> Project:
     """A project with ``suites/x.yaml`` and no baselines yet."""
     registry.resolve.cache_clear()  # each project has fakes of its own
     shutil.copy(Path(__file__).with_name("fakes.py"), pytester.path)
-    pytester.makefile(".toml", pytest='[pytest]\npythonpath = ["."]\nstrict = true\n')
+    pytester.makefile(
+        ".toml",
+        pytest='[pytest]\npythonpath = ["."]\nstrict = true\nfilterwarnings = ["default"]\n',
+    )
     made = Project(pytester=pytester)
     made.suite.parent.mkdir()
     made.suite.write_text(SUITE, encoding="utf-8")

@@ -4,9 +4,11 @@ A model knows numbered facts, a recipe makes it forget the highest of them, and 
 What happens to a model is noted in ``events.txt`` where pytest was started.
 """
 
+import contextlib
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_compression.errors import MeasurementError, ModelError, RecipeError
@@ -41,6 +43,9 @@ class Memory:
     """Facts that lead by 0.004 nats only."""
     shift: float = 0.0
     """What this machine's arithmetic adds to those."""
+    noise: float = -0.003
+    """What other conditions add."""
+    processor: str = "P1"
     restores: bool = True
     absent: bool = False
     crashes: bool = False
@@ -95,7 +100,25 @@ class Model:
         return self.source.weights
 
     def environment(self) -> dict[str, str]:
-        return {"library": self.source.library, "machine": "fake"}
+        return {
+            "library": self.source.library,
+            "machine": "fake",
+            "processor": self.source.processor,
+        }
+
+    def conditions(self) -> Mapping[str, AbstractContextManager[None]]:
+        return {
+            "threads 2": self.shifted(self.source.noise),
+            "dtype half": self.shifted(100 * self.source.noise),
+        }
+
+    @contextlib.contextmanager
+    def shifted(self, by: float) -> Iterator[None]:
+        source, self.source = self.source, replace(self.source, shift=self.source.shift + by)
+        try:
+            yield
+        finally:
+            self.source = source
 
     def margin(self, fact: int) -> float:
         """Nats by which the right answer leads; the higher the fact, the worse if wrong."""
@@ -154,17 +177,23 @@ class Facts:
 
     def measure(self, model: Model) -> Measurement:
         note(f"measure {model.source.name} {self.start} bits {model.bits}")
+        return self.asked(model, self.questions())
+
+    def measure_part(self, model: Model, ids: Collection[str]) -> Measurement:
+        note(f"measure {len(ids)} of {model.source.name} {self.start} bits {model.bits}")
+        return self.asked(model, [question for question in self.questions() if question.id in ids])
+
+    def asked(self, model: Model, questions: Sequence[Question]) -> Measurement:
         if self.unusable:
             message = "a logit is not a number"
             raise MeasurementError(message)
         if self.crashes:
             message = "a bug of somebody's"
             raise ZeroDivisionError(message)
-        questions = self.questions()
-        margins = tuple(model.margin(i) for i in range(self.start, self.start + self.n))
+        margins = tuple(model.margin(int(question.id.partition(":")[2])) for question in questions)
         return Measurement(
             metric="ranked",
-            questions=questions,
+            questions=tuple(questions),
             margins=margins,
             given=tuple(
                 q.answer if m > 0 else q.candidates[-1]
@@ -172,4 +201,27 @@ class Facts:
             ),
             scoring=self.version,
             left_out={"too long": self.left_out} if self.left_out else {},
+            tokens=3 * len(questions),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grades:
+    """Graded scores: how well each fact is put, from 0 to 1."""
+
+    n: int = 40
+    worth: float = 0.9
+
+    def measure(self, model: Model) -> Measurement:
+        questions = Facts(n=self.n, candidates=1).questions()
+        values = tuple(self.worth - i / 1000 if model.margin(i) > 0 else 0.1 for i in range(self.n))
+        return Measurement(
+            metric="graded",
+            questions=questions,
+            margins=(),
+            given=tuple("good" if value > 0.5 else "bad" for value in values),
+            scoring="g1",
+            left_out={},
+            open_vocabulary=True,
+            values=values,
         )

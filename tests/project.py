@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-# Before pytester remembers what is imported: NumPy, which comes with it, loads once only.
-import pytest_compression.report.terminal  # noqa: F401
+# Before pytester remembers what is imported: NumPy, which comes with them, loads once only, and no
+# run meets classes of an earlier one.
+import pytest_compression.protocol
+import pytest_compression.report.terminal
+import pytest_compression.selection  # noqa: F401
 
 SUITE = """\
 version: 1

@@ -32,10 +32,22 @@ LIGHT = {
     "registry": GROUND,
     "settings": GROUND,
     "suite": GROUND | {"document", "registry"},
-    "examination": GROUND | {"gate", "store", "settings"},
-    "report": GROUND | {"gate", "store", "settings", "suite", "examination"},
-    "nodes": GROUND | {"registry", "settings", "suite", "examination", "report"},
-    "plugin": {"settings", "nodes", "report"},
+    "familywise": GROUND | {"gate"},
+    "conclusion": GROUND | {"__init__", "familywise"},
+    "references": GROUND | {"gate", "store", "settings"},
+    "examination": GROUND | {"gate", "store", "references"},
+    "acceptance": GROUND | {"gate", "store", "settings", "references", "examination"},
+    "calibration": GROUND | {"gate", "store", "examination"},
+    "early_stop": GROUND | {"gate", "references"},
+    "report": GROUND
+    | {"gate", "store", "settings", "suite", "familywise", "conclusion", "examination"},
+    "nodes": GROUND
+    | {"registry", "settings", "suite", "familywise", "conclusion", "references", "examination"}
+    | {"acceptance", "calibration", "early_stop", "report"},
+    "protocol": {"conclusion", "nodes"},
+    "selection": {"settings", "suite", "conclusion", "nodes"},
+    "plugin": {"settings", "conclusion", "nodes", "protocol", "selection", "report"},
+    "cli": GROUND | {"report"},
 }
 HEAVY = {
     "kernels": set[str](),
@@ -78,7 +90,7 @@ def own(path: Path) -> Iterator[str]:
     for name in imported(path):
         if name.partition(".")[0] == "pytest_compression":
             inside = name.removeprefix("pytest_compression").lstrip(".").replace(".", "/")
-            yield inside if inside in MODULES else inside.rpartition("/")[0]
+            yield inside if inside in MODULES else inside.rpartition("/")[0] or "__init__"
 
 
 def test_every_module_has_a_rule() -> None:
@@ -200,6 +212,7 @@ def test_collecting_1000_trials_loads_nothing_heavy_and_takes_under_2_seconds(
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         # Processor time: the machine may be busy with something else.
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert said.rstrip().endswith("LOADED")
-    assert said.count("suites/x.yaml::") == 4 * 25 * 10
+    # SciPy's special functions, which the gate computes with, load within the time.
+    assert set(said.rpartition("LOADED")[2].split()) <= {"scipy"}
+    assert said.count("suites/x.yaml::") == 4 * 25 * 10 + 1  # the pooled test
     assert min(seconds) < 2

@@ -41,7 +41,7 @@ recipes:
 benchmarks:
   low: {use: "fakes:Facts"}
   high: {use: "fakes:Facts", start: 100}
-gate: {min_retention: 0.95, confidence: 0.9}
+gate: {min_retention: 0.95, alpha: 0.1}
 overrides:
   - {recipe: both, benchmark: low, min_retention: 0.5}
   - {model: tiny, recipe: int8, expect: fail, reason: known}
@@ -83,7 +83,7 @@ def test_a_whole_suite_is_read_as_it_stands(read: Load) -> None:
         for benchmark in ("low", "high")
     ]
     gates = {(t.model, t.recipe, t.benchmark): t.gate for t in suite.trials}
-    general = Gate(min_retention=0.95, confidence=0.9)
+    general = Gate(min_retention=0.95, alpha=0.1)
     assert gates["tiny", "dense", "low"] == general
     assert gates["tiny", "int8", "low"] == msgspec.structs.replace(general, min_retention=0.9)
     assert gates["hub", "both", "high"] == msgspec.structs.replace(general, near_tie=0.02)
@@ -238,8 +238,9 @@ STEPS = HEAD + TAIL + "recipes:\n"
         (
             STEPS + "  a:\n    steps:\n      - {use: rtn, bits: 8}\n    bits: 8\n",
             (
-                "s.yaml:10: recipes.a.bits: unknown key 'bits'. Known: confidence, min_retention, "
-                "near_tie, steps."
+                "s.yaml:10: recipes.a.bits: unknown key 'bits'. Known: alpha, assurance, "
+                "improvement, inconclusive, margin, max_forgotten, min_retention, near_tie, power, "
+                "relation_floors, steps."
             ),
         ),
         (
@@ -299,15 +300,15 @@ STEPS = HEAD + TAIL + "recipes:\n"
         ),
         (
             HEAD + TAIL + "gate:\n  min_retention: true\n",
-            "s.yaml:7: gate.min_retention: 'min_retention': Expected `float | null`, got `bool`.",
+            "s.yaml:7: gate.min_retention: 'min_retention': Expected `float`, got `bool`.",
         ),
         (
-            HEAD + TAIL + "gate:\n  near_tie: .inf\n",
-            "s.yaml:7: gate.near_tie: 'near_tie': Expected `float` <= 0.5.",
-        ),
-        (
-            HEAD + TAIL + "gate:\n  confidence: 1\n",
-            "s.yaml:7: gate.confidence: 'confidence': Expected `float` < 1.0.",
+            HEAD + TAIL + "gate:\n  confidence: 0.95\n",
+            (
+                "s.yaml:7: gate.confidence: unknown key 'confidence'. Known: alpha, assurance, "
+                "improvement, inconclusive, margin, max_forgotten, min_retention, near_tie, power, "
+                "relation_floors."
+            ),
         ),
         (HEAD + TAIL + "gate: 0.9\n", "s.yaml:6: gate: Expected `object`, got `float`."),
         (
@@ -345,6 +346,102 @@ STEPS = HEAD + TAIL + "recipes:\n"
 )
 def test_refusals_name_file_line_and_key(read: Load, text: str, message: str) -> None:
     assert refusal(read, text) == message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("min_retention", "-0.1", "Expected `float` >= 0.0."),
+        ("min_retention", "1.1", "Expected `float` <= 1.0."),
+        ("min_retention", ".nan", "Expected `float` >= 0.0."),
+        ("min_retention", "[0.9]", "Expected `float`, got `array`."),
+        ("relation_floors", "0.9", "Expected `object`, got `float`."),
+        ("relation_floors", "[capital]", "Expected `object`, got `array`."),
+        ("max_forgotten", "-0.1", "Expected `float` >= 0.0."),
+        ("max_forgotten", "5", "Expected `float` <= 1.0."),
+        ("max_forgotten", ".nan", "Expected `float` >= 0.0."),
+        ("max_forgotten", "none", "Expected `float | null`, got `str`."),
+        ("assurance", "proved", "Invalid enum value 'proved'."),
+        ("assurance", "true", "Expected `str`, got `bool`."),
+        ("margin", "-0.01", "Expected `float` >= 0.0."),
+        ("margin", "2", "Expected `float` <= 1.0."),
+        ("margin", ".nan", "Expected `float` >= 0.0."),
+        ("margin", "1%", "Expected `float`, got `str`."),
+        ("alpha", "0", "Expected `float` > 0.0."),
+        ("alpha", "0.5", "Expected `float` < 0.5."),
+        ("alpha", ".nan", "Expected `float` > 0.0."),
+        ("alpha", "5%", "Expected `float`, got `str`."),
+        ("power", "0.49", "Expected `float` >= 0.5."),
+        ("power", "1", "Expected `float` < 1.0."),
+        ("power", ".nan", "Expected `float` >= 0.5."),
+        ("power", "true", "Expected `float`, got `bool`."),
+        ("inconclusive", "skip", "Invalid enum value 'skip'."),
+        ("inconclusive", "false", "Expected `str | null`, got `bool`."),
+        ("improvement", "refuse", "Invalid enum value 'refuse'."),
+        ("improvement", "1", 'Expected `str`, got `int`. Quote it: "1".'),
+        ("near_tie", "-0.01", "Expected `float` >= 0.0."),
+        ("near_tie", ".inf", "Expected `float` <= 0.5."),
+        ("near_tie", "0.51", "Expected `float` <= 0.5."),
+    ],
+)
+@pytest.mark.parametrize(
+    "place",
+    [
+        (HEAD + TAIL + "gate:\n  ", "s.yaml:7: gate"),
+        (STEPS + "  a:\n    use: rtn\n    bits: 8\n    ", "s.yaml:10: recipes.a"),
+        (HEAD + TAIL + "overrides:\n  - model: tiny\n    ", "s.yaml:8: overrides[0]"),
+    ],
+    ids=["gate", "recipe", "override"],
+)
+def test_each_key_of_a_gate_is_refused_by_name_and_line_wherever_it_stands(
+    read: Load, place: tuple[str, str], key: str, value: str, problem: str
+) -> None:
+    before, where = place
+    assert refusal(read, f"{before}{key}: {value}\n") == f"{where}.{key}: '{key}': {problem}"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("2", "Expected `float` <= 1.0."),
+        ("-1", "Expected `float` >= 0.0."),
+        (".nan", "Expected `float` >= 0.0."),
+        ("high", "Expected `float`, got `str`."),
+        ("true", "Expected `float`, got `bool`."),
+        ("", "Expected `float`, got `null`."),
+    ],
+)
+def test_a_floor_of_a_relation_is_refused_by_the_relation_s_name_and_line(
+    read: Load, value: str, problem: str
+) -> None:
+    text = HEAD + TAIL + f"gate:\n  relation_floors:\n    border*: 0.5\n    capital: {value}\n"
+    said = refusal(read, text)
+    assert said == f"s.yaml:9: gate.relation_floors.capital: 'capital': {problem}"
+
+
+def test_every_key_of_a_gate_is_read_in_each_place(read: Load) -> None:
+    keys = {
+        "min_retention": 0.5,
+        "relation_floors": {"capital": 0.75, "border*": 0},
+        "max_forgotten": 0.25,
+        "assurance": "proven",
+        "margin": 0.02,
+        "alpha": 0.1,
+        "power": 0.9,
+        "inconclusive": "warn",
+        "improvement": "accept",
+        "near_tie": 0.03,
+    }
+    assert keys.keys() == set(Gate.__struct_fields__)
+    wanted = msgspec.convert(keys, Gate)
+    assert all(getattr(wanted, key) != getattr(Gate(), key) for key in keys)
+    body = yaml.safe_dump(keys, default_flow_style=True, width=1000).strip()[1:-1]
+    dense, recipe = read(f"{STEPS}  a: {{use: rtn, bits: 8}}\ngate: {{{body}}}\n").trials
+    assert dense.gate == recipe.gate == wanted
+    dense, recipe = read(f"{STEPS}  a: {{use: rtn, bits: 8, {body}}}\n").trials
+    assert (dense.gate, recipe.gate) == (Gate(), wanted)
+    (dense,) = read(f"{HEAD}{TAIL}overrides:\n  - {{model: t*, {body}}}\n").trials
+    assert dense.gate == wanted
 
 
 @pytest.mark.parametrize("use", [":Part", "fakes:", ".fakes:Memory", "fakes:Nothing", "fakes:note"])
@@ -415,6 +512,35 @@ overrides:
 def test_a_control_for_all_recipes_does_not_mean_the_dense_model(read: Load) -> None:
     suite = read(WHOLE + '  - {recipe: "*", expect: fail, reason: all}\n')
     assert {t.recipe for t in suite.trials if t.expect == "fail"} == {"int8", "both"}
+
+
+def test_floors_of_relations_are_replaced_whole_as_any_other_key(read: Load) -> None:
+    suite = read(
+        STEPS
+        + """\
+  a: {use: rtn, bits: 8}
+  b: {use: rtn, bits: 4, relation_floors: {language: 0.5}}
+gate: {relation_floors: {capital: 0.9, language: 0.8}}
+overrides:
+  - {recipe: a, relation_floors: {}}
+"""
+    )
+    floors = {t.recipe: t.gate.relation_floors for t in suite.trials}
+    assert floors == {
+        "dense": {"capital": 0.9, "language": 0.8},
+        "a": {},
+        "b": {"language": 0.5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("", "warn"), ("assurance: proven", "fail"), ("inconclusive: pass", "pass")]
+)
+def test_what_cannot_be_decided_fails_only_where_a_proof_is_asked_for(
+    read: Load, said: str, meant: str
+) -> None:
+    (trial,) = read(f"{HEAD}{TAIL}gate: {{{said}}}\n").trials
+    assert trial.gate.on_inconclusive == meant
 
 
 # Each single key: deleted where it is needed, misspelt anywhere

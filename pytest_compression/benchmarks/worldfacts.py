@@ -4,7 +4,7 @@ The facts come with the package (``embedded/facts``), so any model can be asked.
 import; scoring comes with ``measure``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -54,6 +54,16 @@ class WorldFacts:
         from pytest_compression.scoring.cloze import measure
 
         return measure(model, self.questions(), self.metric)
+
+    def measure_part(self, model: "LanguageModel", ids: Collection[str]) -> Measurement:
+        """Ask only the questions with these ids.
+
+        Raises:
+            ValueError: there is no question with one of the ids.
+        """
+        from pytest_compression.scoring.cloze import measure
+
+        return measure(model, self.questions(), self.metric, ids)
 
     def _questions(self) -> Iterator[Question]:
         table: dict[str, list[Fact]] = {}

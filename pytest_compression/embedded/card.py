@@ -89,7 +89,7 @@ def card(family: str, folder: Path, training: Training) -> str:
         measured = WorldFacts(limit=LIMIT).measure(model)
         kept = (sum(measured.scores) - guessed) / (sum(dense[0].scores) - guessed)
         rows.append(f"| {name} | {kept:.3f} |")
-    by_relation: dict[str, list[int]] = {}
+    by_relation: dict[str, list[float]] = {}
     for question, score in zip(dense[0].questions, dense[0].scores, strict=True):
         by_relation.setdefault(question.cluster, []).append(score)
     parameters = sum(p.numel() for p in model.module.parameters())

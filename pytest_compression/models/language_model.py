@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from pytest_compression.errors import RecipeError
 from pytest_compression.fingerprints import digest
 from pytest_compression.kernels.quantization import Quantized
+from pytest_compression.models.conditions import Budget, conditions_of
 from pytest_compression.models.families import linear_layers, targeted
 from pytest_compression.models.footprint import check_claim, check_effect, measure
 from pytest_compression.types import Claim, Family, Footprint, Modifier, Targets
@@ -106,6 +108,9 @@ class LanguageModel:
         self.stored: dict[str, Quantized] = {}
         self.memo: dict[Any, Any] = {}
         """Tokenized questions, which no recipe changes."""
+        self.budget = Budget()
+        self.tokens_run = 0
+        """Of each row that was run through it since it was loaded."""
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters and persistent buffers; a tied one under each of its names."""
@@ -179,6 +184,10 @@ class LanguageModel:
         if "fingerprint" not in self.memo:
             self.memo["fingerprint"] = digest(content(self.dense))
         return str(self.memo["fingerprint"])
+
+    def conditions(self) -> dict[str, AbstractContextManager[None]]:
+        """Other batch budgets, numbers of threads and dtypes; each can be entered once."""
+        return conditions_of(self)
 
     def environment(self) -> dict[str, str]:
         """What figures may depend on besides weights and questions."""

@@ -1,6 +1,9 @@
 """Every figure of a trial as ``user_properties``: junit keeps them, and they cross processes."""
 
-from pytest_compression.types import Footprint, Measurement, TrialSpec, Verdict
+from pytest_compression.examination import Examination
+from pytest_compression.gate.erosion import slide
+from pytest_compression.store.baselines import Baseline
+from pytest_compression.types import Footprint, Measurement, Noise, TrialSpec
 
 Properties = list[tuple[str, object]]
 
@@ -17,6 +20,7 @@ def of_trial(trial: str, order: int, spec: TrialSpec) -> Properties:
         ("recipe", spec.recipe),
         ("benchmark", spec.benchmark),
         ("floor", spec.gate.min_retention),
+        ("near_tie", spec.gate.near_tie),
         ("expect", spec.expect),
     ]
 
@@ -48,17 +52,61 @@ def of_measurement(measured: Measurement) -> Properties:
     ]
 
 
-def of_verdict(verdict: Verdict) -> Properties:
+def of_verdict(examined: Examination) -> Properties:
     """What is said of it; ``compressed`` is what was measured, with near ties settled."""
+    verdict = examined.verdict
     low, high = verdict.interval
-    return [
+    found: Properties = [
         ("dense", verdict.dense),
         ("compressed", verdict.compressed),
         ("retention", verdict.retention),
         ("retention_low", low),
         ("retention_high", high),
         ("standard_error", verdict.standard_error),
+        ("clustered", verdict.clustered),
+        ("proven", verdict.proven),
         ("forgotten", len(verdict.forgotten)),
         ("learned", len(verdict.learned)),
         ("near_ties_settled", verdict.near_ties),
+        ("hardware", examined.references.hardware),
+        ("fallback", examined.references.hardware != examined.subject.hardware),
+    ]
+    if verdict.regression is not None:
+        change = verdict.regression.change
+        found += [
+            ("accepted_loss", change.loss),
+            ("p_loss", change.p_loss),
+            ("p_gain", change.p_gain),
+        ]
+    if examined.current is not None:
+        found += of_slide(examined.current)
+    if not examined.asked_all:
+        found.append(("stopped_after", len(examined.measured.questions)))
+        found.append(("questions_in_all", len(examined.subject.questions)))
+    return found
+
+
+def of_slide(current: Baseline) -> Properties:
+    """How far the accepted figures have slid since the first; nothing if they are the first."""
+    slid = slide(
+        current.accepted.history, current.score, current.questions, current.gate.min_retention
+    )
+    if slid is None:
+        return []
+    return [
+        ("slid_since", slid.since),
+        ("slid_times", slid.times),
+        ("slid_score", slid.score),
+        ("slid_questions", slid.questions),
+        ("slid_floor", slid.floor),
+    ]
+
+
+def of_noise(noise: Noise) -> Properties:
+    """What a calibration found."""
+    return [
+        ("noise_near_tie", noise.near_tie),
+        ("noise_shifts", noise.shifts),
+        ("noise_flips", noise.flips),
+        ("false_red", noise.false_red),
     ]

@@ -1,7 +1,7 @@
 """The summary at the end of a run: one row a trial with every figure, green ones too."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -10,21 +10,23 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_compression import suite
+from pytest_compression.conclusion import FAMILY, Family
 from pytest_compression.errors import SuiteError
+from pytest_compression.familywise import Pool
+from pytest_compression.gate.erosion import Slide, slid
+from pytest_compression.report import plan, results
 from pytest_compression.report.failure import size
 from pytest_compression.report.properties import TRIAL
-from pytest_compression.settings import KEY, Settings, trial_id
+from pytest_compression.settings import KEY, PLANNED, Settings, trial_id
 from pytest_compression.store.unused import remove, unused
 
-OUTCOMES = {
-    "error": ("ERROR", "bold red"),
-    "failed": ("FAILED", "bold red"),
-    "xfailed": ("lost, as expected", "yellow"),
-    "passed": ("passed", "green"),
-}
+OUTCOMES = ("error", "failed", "xfailed", "passed")
 """In the order in which one replaces another: an error in teardown outweighs a pass."""
 
 Row = dict[str, Any]
+
+
+FOOTPRINT = ("bytes", "bits", "zeros", "error")
 
 
 def rows(stats: dict[str, list[Any]]) -> list[Row]:
@@ -42,16 +44,36 @@ def table(found: Iterable[Row]) -> Table:
     """One row a trial."""
     built = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     built.add_column("trial", overflow="fold", min_width=24)
-    right = ("n", "dense", "now", "retention", "floor", "-/+", "bytes", "bits", "zeros", "error")
+    right = ("n", "dense", "now", "retention", "floor", "-/+", "p", *FOOTPRINT)
     for name in right:
         built.add_column(name, justify="right", no_wrap=True)
     built.add_column("verdict", no_wrap=True)
     for row in found:
-        said, style = OUTCOMES[row["outcome"]]
+        said, style = verdict(row)
         cells = figures(row)
         trial = Text(row[TRIAL].partition("::")[2])
         built.add_row(trial, *(cells[column] for column in right), Text(said, style=style))
     return built
+
+
+def verdict(row: Row) -> tuple[str, str]:
+    """What became of a trial, and how it is shown."""
+    outcome, said = row["outcome"], row.get("verdict")
+    if outcome == "error":
+        return "ERROR", "bold red"
+    if outcome == "xfailed":
+        return "lost, as expected", "yellow"
+    if outcome == "failed":
+        loud = said in ("regressed", "improved", "inconclusive")
+        return (str(said).upper() if loud else "FAILED"), "bold red"
+    if said == "inconclusive":
+        return "INCONCLUSIVE", "bold yellow"
+    words = "passed" if said != "improved" else "passed, improved"
+    if not row.get("proven", True):
+        words += ", not proven"
+    if "stopped_after" in row:
+        words += ", stopped early"
+    return words, "green"
 
 
 def figures(row: Row) -> dict[str, str]:
@@ -64,7 +86,7 @@ def figures(row: Row) -> dict[str, str]:
 
     share = f" {row['bytes'] / row['dense_bytes']:.2f}x" if "bytes" in row else ""
     return {
-        "n": cell("{}", "questions") + (f" of {asked(row)}" if row.get("left_out") else ""),
+        "n": cell("{}", "questions") + (f" of {in_all(row)}" if in_all(row) else ""),
         "dense": cell("{:.3f}", "dense"),
         "now": cell("{:.3f}", "compressed" if "compressed" in row else "measured"),
         "retention": cell(
@@ -73,6 +95,7 @@ def figures(row: Row) -> dict[str, str]:
         "floor": cell("{:g}", "floor"),
         "-/+": cell("-{}/+{}", "forgotten", "learned")
         + (f" ~{row['near_ties_settled']}" if row.get("near_ties_settled") else ""),
+        "p": cell("{:.2g}", "p_loss"),
         "bytes": (size(row["bytes"]) if "bytes" in row else "-") + share,
         "bits": cell("{:.2f}", "bits") if row.get("modules_touched") else "-",
         "zeros": cell("{:.3f}", "sparsity") if row.get("modules_touched") else "-",
@@ -80,9 +103,11 @@ def figures(row: Row) -> dict[str, str]:
     }
 
 
-def asked(row: Row) -> int:
-    """How many questions there are, with those that the tokenizer could not be asked."""
-    return int(row["questions"]) + int(row["left_out"])
+def in_all(row: Row) -> int:
+    """How many questions there are, if some could not be asked or need not be."""
+    asked = int(row.get("questions", 0))
+    whole = int(row.get("questions_in_all", asked)) + int(row.get("left_out", 0))
+    return whole if whole > asked else 0
 
 
 def drawn(built: Table, width: int, *, color: bool) -> str:
@@ -98,6 +123,9 @@ def drawn(built: Table, width: int, *, color: bool) -> str:
 def summarize(reporter: pytest.TerminalReporter, config: pytest.Config, exitstatus: int) -> None:
     """Write the table, and name the baselines that nothing uses."""
     settings = config.stash[KEY]
+    if settings.plan:
+        show_plan(reporter, config, settings)
+        return
     found = rows(reporter.stats)
     if found:
         reporter.section("compression: knowledge retention", sep="=")
@@ -106,11 +134,106 @@ def summarize(reporter: pytest.TerminalReporter, config: pytest.Config, exitstat
             by_suite.setdefault(row[TRIAL].partition("::")[0], []).append(row)
         for name, some in by_suite.items():
             reporter.write_line(name, bold=True)
-            # Wide enough to be whole where nobody sees it as it comes, as in a CI log.
-            width = reporter._tw.fullwidth  # noqa: SLF001
-            width = width if reporter.isatty else max(width, 160)
-            reporter.write(drawn(table(some), width, color=reporter.hasmarkup))
+            drawing = drawn(table(some), width_of(reporter), color=reporter.hasmarkup)
+            reporter.write(drawing)
+            for line in remarks(name, some, config.stash.get(FAMILY, None)):
+                reporter.write_line(line)
+    if settings.report is not None:
+        results.write(settings.report, found, config.stash[FAMILY], settings.shard)
+        reporter.write_line(f"Written: {settings.report}")
     report_unused(reporter, config, settings, exitstatus)
+
+
+def width_of(reporter: pytest.TerminalReporter) -> int:
+    """Wide enough to be whole where nobody sees it as it comes, as in a CI log."""
+    width: int = reporter._tw.fullwidth  # noqa: SLF001
+    return width if reporter.isatty else max(width, 170)
+
+
+def show_plan(reporter: pytest.TerminalReporter, config: pytest.Config, settings: Settings) -> None:
+    """What the collected trials could tell, and what they would cost."""
+    reporter.section("compression: plan", sep="=")
+    trials = config.stash[PLANNED]
+    found = plan.plan(trials, settings)
+    if found:
+        drawing = drawn(plan.table(found), width_of(reporter), color=reporter.hasmarkup)
+        reporter.write(drawing)
+    for line in plan.closing(found):
+        reporter.write_line(line)
+
+
+def remarks(name: str, found: list[Row], family: Family | None) -> Iterator[str]:
+    """What is to be said of a suite besides its figures."""
+    if family is not None and name in family.pools:
+        yield remarks_of_pool(family.pools[name])
+    yield from slides(found)
+    other = sorted({str(row["hardware"]) for row in found if row.get("fallback")})
+    if other:
+        count = sum(bool(row.get("fallback")) for row in found)
+        yield (
+            f"{count} trials were compared with the baselines of other hardware "
+            f"({', '.join(other)}): there are none of this one."
+        )
+    yield from noise(found)
+
+
+def remarks_of_pool(pool: Pool) -> str:
+    """What all trials of a suite say together."""
+    found = pool.found
+    units = "relations" if found.clustered else "questions"
+    return (
+        f"Pooled over {found.trials} tested trials: {found.loss:+.3%} of the answers lost, net, "
+        f"since they were accepted, p = {found.p:.2g} ({found.units} {units} differ)."
+    )
+
+
+def slides(found: list[Row]) -> Iterator[str]:
+    """How far the accepted figures have slid since the first."""
+    erosion = slid(
+        {
+            row[TRIAL].partition("::")[2]: Slide(
+                since=row["slid_since"],
+                times=row["slid_times"],
+                score=row["slid_score"],
+                questions=row["slid_questions"],
+                floor=row["slid_floor"],
+            )
+            for row in found
+            if "slid_since" in row
+        }
+    )
+    if erosion is None:
+        return
+    count = erosion.trials
+    said = f"{count} trial{'s' if count > 1 else ''} accepted anew since the first time"
+    if not (erosion.lower or erosion.floors or erosion.questions):
+        yield f"{said}; nothing has slid."
+        return
+    slid_ = [f"mean score {erosion.mean_score:+.4f}"]
+    if erosion.lower:
+        slid_.append(
+            f"{erosion.lower} with a lower one, the worst {erosion.worst_score:+.4f} "
+            f"({erosion.worst})"
+        )
+    slid_ += [f"{erosion.floors} floors lowered"] if erosion.floors else []
+    slid_ += [f"{erosion.questions} questions dropped"] if erosion.questions else []
+    yield f"{said}: {'; '.join(slid_)}."
+
+
+def noise(found: list[Row]) -> Iterator[str]:
+    """What a calibration has found."""
+    for row in found:
+        if "noise_near_tie" in row:
+            shifts = ", ".join(
+                f"{name} {shift:.2g} ({row['noise_flips'].get(name, 0)} flips)"
+                for name, shift in row["noise_shifts"].items()
+            )
+            yield (
+                f"{row[TRIAL].partition('::')[2]}: margins moved by at most, in nats: {shifts}. "
+                f"Near ties must reach {row['noise_near_tie']:.2g} nats for that, and reach "
+                f"{max(row['near_tie'], row['noise_near_tie']):.2g} from now on. Red by numerics "
+                f"alone: {row['false_red']:.2%} of runs to be expected."
+            )
 
 
 def is_whole(config: pytest.Config, exitstatus: int) -> bool:

@@ -6,7 +6,7 @@ answer competes with the whole vocabulary, so only answers of one token are aske
 et al. 2019, https://arxiv.org/abs/1909.01066).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -27,16 +27,34 @@ Metric = Literal["ranked", "P@1"]
 VERSION = 1
 """Raise it when the same tokens would get other scores."""
 
+LISTED = 5
+"""Ids that an error shows."""
+
 MULTI_TOKEN = "an answer of several tokens"  # noqa: S105
 
 
-def measure(model: "LanguageModel", questions: Sequence[Question], metric: Metric) -> Measurement:
+def measure(
+    model: "LanguageModel",
+    questions: Sequence[Question],
+    metric: Metric,
+    ids: Collection[str] | None = None,
+) -> Measurement:
     """Ask a model, compressed or not.
+
+    Args:
+        model: of any family.
+        questions: the whole benchmark; the fingerprint of scoring and what is left out are its.
+        metric: how answers compete.
+        ids: of the questions to ask; all if not given. One that is left out is not asked.
 
     Raises:
         MeasurementError: no question can be asked, or the model computes NaN or infinities.
+        ValueError: there is no question with one of the ids.
     """
     encoded, left_out, scoring = prepared(model, questions, metric)
+    if ids is not None:
+        encoded = part(encoded, questions, ids)
+    ran = model.tokens_run
     if metric == "P@1":
         margins, given = over_vocabulary(model, encoded)
     else:
@@ -50,6 +68,7 @@ def measure(model: "LanguageModel", questions: Sequence[Question], metric: Metri
         scoring=scoring,
         left_out=left_out,
         open_vocabulary=metric == "P@1",
+        tokens=model.tokens_run - ran,
     )
 
 
@@ -77,6 +96,22 @@ def prepared(
         model.memo[key] = encoded, encoder.left_out, digest([head, *(p.encode() for p in parts)])
     found: tuple[list[Encoded], dict[str, int], str] = model.memo[key]
     return found
+
+
+def part(
+    encoded: Sequence[Encoded], questions: Sequence[Question], ids: Collection[str]
+) -> list[Encoded]:
+    """The questions with these ids, in order.
+
+    Raises:
+        ValueError: there is no question with one of the ids.
+    """
+    wanted = set(ids)
+    if unknown := sorted(wanted - {question.id for question in questions}):
+        names = ", ".join(f"'{name}'" for name in unknown[:LISTED])
+        message = f"the benchmark has no question {names} ({len(unknown)} of {len(wanted)} ids)"
+        raise ValueError(message)
+    return [item for item in encoded if item.question.id in wanted]
 
 
 def ranked(model: "LanguageModel", encoded: Sequence[Encoded]) -> tuple[list[float], list[int]]:
@@ -147,7 +182,7 @@ def over_vocabulary(
     if model.family == "masked":
         masked(model, encoded, range(len(encoded)), 1, read)
         return margins, given
-    for positions in batches([(len(item.before),) for item in encoded]):
+    for positions in batches([(len(item.before),) for item in encoded], model.budget):
         some = [encoded[position] for position in positions]
 
         def place(found: list[int], values: Tensor, positions: list[int] = positions) -> None:

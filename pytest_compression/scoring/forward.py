@@ -7,6 +7,7 @@ for masked models, only computed there.
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,16 +15,11 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from pytest_compression.errors import MeasurementError
+from pytest_compression.models.conditions import Budget
 from pytest_compression.scoring.tokens import Encoded, Tokens
 
 if TYPE_CHECKING:
     from pytest_compression.models.language_model import LanguageModel
-
-TOKENS_A_BATCH = 8192
-"""Tokens that are run together."""
-LOGITS_A_BATCH = 2**26
-"""Logits that a masked model may compute at once: it gives those of every position."""
-ROWS_A_BATCH = 256
 
 Row = tuple[int, Tokens]
 """A question's position, and answer tokens that are taken as given behind its prompt."""
@@ -31,22 +27,27 @@ Read = Callable[[list[int], Tensor], None]
 """Takes positions of rows and their log-probabilities, ``[rows, vocabulary]``."""
 
 
-def batches(
-    lengths: Sequence[tuple[int, ...]], tokens: int = TOKENS_A_BATCH
-) -> Iterator[list[int]]:
+def batches(lengths: Sequence[tuple[int, ...]], budget: Budget) -> Iterator[list[int]]:
     """Positions of rows of equal lengths, in batches, the shortest first.
 
     Args:
         lengths: of each row, the tokens of each part that is run (encoder and decoder).
-        tokens: how many are run together.
+        budget: how much is run together, but one row at least.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for position, length in enumerate(lengths):
         groups.setdefault(length, []).append(position)
     for length, positions in sorted(groups.items()):
-        size = max(1, min(ROWS_A_BATCH, tokens // max(1, sum(length))))
+        size = max(1, min(budget.rows, budget.tokens // max(1, sum(length))))
         for first in range(0, len(positions), size):
             yield positions[first : first + size]
+
+
+def to_run(model: "LanguageModel", rows: Sequence[Tokens]) -> Tensor:
+    """Token ids ``[rows, tokens]`` on the model's device, counted as run through it."""
+    ids = torch.tensor(rows, device=next(model.module.parameters()).device)
+    model.tokens_run += ids.numel()
+    return ids
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -69,8 +70,8 @@ class NextToken:
     """Causal and seq2seq models: the distribution after a prompt and given answer tokens."""
 
     def __init__(self, model: "LanguageModel", encoded: Sequence[Encoded]) -> None:
+        self.model = model
         self.module: Any = model.module
-        self.device = next(model.module.parameters()).device
         self.encoded = encoded
         self.seq2seq = model.family == "seq2seq"
         accepts = inspect.signature(self.module.forward).parameters
@@ -95,7 +96,7 @@ class NextToken:
         """Give ``read`` the log-probabilities of the token after each row."""
         lengths = [(len(self.encoded[q].before), len(path)) for q, path in rows]
         with torch.inference_mode():
-            for positions in batches(lengths):
+            for positions in batches(lengths, self.model.budget):
                 chosen = [rows[position] for position in positions]
                 logits = self.decode(chosen) if self.seq2seq else self.extend(chosen)
                 read(positions, log_probabilities(logits))
@@ -103,13 +104,13 @@ class NextToken:
     def extend(self, rows: Sequence[Row]) -> Tensor:
         """Causal: ``[rows, vocabulary]`` logits behind prompt and path."""
         if all(path and q in self.past for q, path in rows):
-            ids = self.tensor([path for _, path in rows])
+            ids = to_run(self.model, [path for _, path in rows])
             past = self.joined([q for q, _ in rows])
             found = self.module(
                 input_ids=ids, past_key_values=past, use_cache=True, **self.last_only
             )
         else:
-            ids = self.tensor([self.encoded[q].before + path for q, path in rows])
+            ids = to_run(self.model, [self.encoded[q].before + path for q, path in rows])
             found = self.module(input_ids=ids, use_cache=True, **self.last_only)
             self.keep([q if not path else None for q, path in rows], found)
         logits: Tensor = found.logits
@@ -140,20 +141,16 @@ class NextToken:
 
         new = [q for q in dict.fromkeys(q for q, _ in rows) if q not in self.states]
         if new:
-            ids = self.tensor([self.encoded[q].before for q in new])
+            ids = to_run(self.model, [self.encoded[q].before for q in new])
             hidden = self.module.get_encoder()(input_ids=ids).last_hidden_state
             self.states.update(zip(new, hidden, strict=True))
         states = torch.stack([self.states[q] for q, _ in rows])
         logits: Tensor = self.module(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            decoder_input_ids=self.tensor([self.start + path for _, path in rows]),
+            decoder_input_ids=to_run(self.model, [self.start + path for _, path in rows]),
             use_cache=False,
         ).logits
         return logits[:, -1]
-
-    def tensor(self, rows: Sequence[Tokens]) -> Tensor:
-        """``[rows, tokens]`` on the model's device."""
-        return torch.tensor(rows, device=self.device)
 
 
 def masked(
@@ -175,10 +172,11 @@ def masked(
     blank = (model.tokenizer.mask_token_id,) * masks
     whole = [encoded[q].before + blank + encoded[q].after for q in rows]
     module: Any = model.module
-    tokens = min(TOKENS_A_BATCH, LOGITS_A_BATCH // module.config.vocab_size)
+    budget = model.budget
+    budget = replace(budget, tokens=min(budget.tokens, budget.logits // module.config.vocab_size))
     with torch.inference_mode():
-        for positions in batches([(len(ids),) for ids in whole], tokens):
-            ids = torch.tensor([whole[p] for p in positions], device=module.device)
+        for positions in batches([(len(ids),) for ids in whole], budget):
+            ids = to_run(model, [whole[p] for p in positions])
             logits = module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
             starts = torch.tensor([len(encoded[rows[p]].before) for p in positions])
             places = starts.unsqueeze(1) + torch.arange(masks)

@@ -1,25 +1,44 @@
 """Baselines: one reviewed JSON file a trial, with the score of every question.
 
-Scores are packed as bits, a relation at a time, over the questions' sorted ids. Keys are
-sorted, floats are written shortest, lines end in LF: a change is a small diff. A file is
-written beside its place and renamed, so a reader never meets half of one.
+A file holds a record for each kind of hardware that has one, and names the record that counts on
+all others. Keys are sorted, floats are written shortest, lines end in LF: a change is a small
+diff. A file is written beside its place and renamed, so a reader never meets half of one.
 """
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from math import fsum, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from pytest_compression.errors import BaselineError
-from pytest_compression.types import Acceptance, Fingerprint, Footprint, Measurement
+from pytest_compression.errors import BaselineError, MeasurementError
+from pytest_compression.store.packing import (
+    Chance,
+    Packed,
+    by_cluster,
+    pack,
+    pack_chance,
+    unpack,
+    unpack_chance,
+)
+from pytest_compression.types import (
+    Acceptance,
+    Cost,
+    Fingerprint,
+    Footprint,
+    Gate,
+    Measurement,
+    Noise,
+    Past,
+    Question,
+)
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Versioned(Struct, frozen=True):
@@ -28,133 +47,159 @@ class Versioned(Struct, frozen=True):
     schema: int
 
 
-class Packed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The scores of one cluster."""
+class Baseline(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A measurement that was accepted, on one kind of hardware."""
 
-    questions: int
-    right: int
-    bits: str
-    """Hexadecimal; the first question is the most significant bit of the first digit."""
-
-
-class Baseline(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A measurement that was accepted."""
-
-    schema: int = SCHEMA
-    trial: str
-    """``suite.yaml::model/recipe::benchmark``."""
     recipe: list[dict[str, Any]]
     """Its steps when it was accepted."""
     metric: str
     scores: dict[str, Packed]
     """By cluster."""
+    chance: dict[str, Chance]
+    """By cluster."""
     near_ties: dict[str, float]
     """Margins in nats, by question id, of the answers that may flip by numerics alone."""
     near_tie: float
     """The distance below which they were recorded."""
-    floor: float
-    """The least retention that was asked for when this was accepted."""
+    gate: Gate
+    """The whole gate that was in force when this was accepted."""
     left_out: dict[str, int]
     fingerprint: Fingerprint
     footprint: Footprint
+    cost: Cost
     environment: dict[str, str]
     accepted: Acceptance
+    noise: Noise | None = None
+    """Of the dense model, once it has been calibrated."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many questions each cluster has."""
+        return {cluster: part.questions for cluster, part in self.scores.items()}
 
     @property
     def questions(self) -> int:
         """How many there were."""
-        return sum(part.questions for part in self.scores.values())
+        return sum(self.counts.values())
 
     @property
     def score(self) -> float:
-        """Share of right answers."""
-        return sum(part.right for part in self.scores.values()) / max(1, self.questions)
+        """Mean score: the share of right answers, where answers are right or wrong."""
+        return fsum(part.total for part in self.scores.values()) / max(1, self.questions)
 
 
-def pack_bits(scores: Sequence[int]) -> str:
-    """Zeros and ones as hexadecimal digits, filled up with zeros at the end."""
-    bits = "".join("1" if score else "0" for score in scores)
-    bits += "0" * (-len(bits) % 4)
-    return "".join(f"{int(bits[i : i + 4], 2):x}" for i in range(0, len(bits), 4))
+class Stored(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file: the records of a trial."""
+
+    schema: int = SCHEMA
+    trial: str
+    """``suite.yaml::model/recipe::benchmark``."""
+    fallback: str
+    """The hardware whose record counts where there is none."""
+    hardware: dict[str, Baseline]
+
+    def chosen(self, hardware: str) -> tuple[str, Baseline]:
+        """The record that counts on this hardware, and the hardware it was recorded on."""
+        name = hardware if hardware in self.hardware else self.fallback
+        return name, self.hardware[name]
 
 
-def unpack_bits(digits: str, count: int) -> list[int]:
-    """The inverse of :func:`pack_bits`.
+class Restored(NamedTuple):
+    """What a record alone says of each question; parallel lists."""
 
-    Raises:
-        ValueError: not hexadecimal, or not as many digits as the count needs.
-    """
-    if len(digits) != -(-count // 4):
-        message = f"{len(digits)} digits cannot hold {count} scores"
-        raise ValueError(message)
-    bits = "".join(f"{int(digit, 16):04b}" for digit in digits)
-    return [int(bit) for bit in bits[:count]]
+    scores: list[float]
+    chance: list[float]
+    clusters: list[str]
 
 
-def by_cluster(measured: Measurement) -> Iterator[tuple[str, list[int]]]:
-    """Positions of the questions of each cluster, in the order of the ids."""
-    clusters = [question.cluster for question in measured.questions]
-    order = sorted(range(len(clusters)), key=lambda i: (clusters[i], i))
-    for cluster, positions in groupby(order, key=lambda i: clusters[i]):
-        yield cluster, list(positions)
+def hardware(environment: Mapping[str, str]) -> str:
+    """What a record is a record for, such as ``cpu x86_64 AVX512``; ``any`` if nothing is known."""
+    known = (environment.get(key) for key in ("device", "machine", "processor"))
+    return " ".join(filter(None, known)) or "any"
 
 
 def packed(measured: Measurement) -> dict[str, Packed]:
-    """The scores of a measurement, by cluster."""
+    """The scores of a measurement, by cluster.
+
+    Raises:
+        MeasurementError: a graded score is not a finite number, which JSON cannot hold.
+    """
     scores = measured.scores
+    pairs = zip(measured.questions, scores, strict=True)
+    broken = [question.id for question, score in pairs if not isfinite(score)]
+    if broken:
+        message = f"the scores of these questions are not finite numbers: {', '.join(broken)}."
+        raise MeasurementError(message)
+    graded = bool(measured.values)
     return {
-        cluster: Packed(
-            questions=len(positions),
-            right=sum(scores[i] for i in positions),
-            bits=pack_bits([scores[i] for i in positions]),
-        )
-        for cluster, positions in by_cluster(measured)
+        cluster: pack([scores[i] for i in positions], graded=graded)
+        for cluster, positions in by_cluster(measured.questions)
     }
 
 
-def unpacked(baseline: Baseline, measured: Measurement) -> list[int]:
-    """The baseline's scores in the order of the questions measured now.
+def chance(measured: Measurement) -> dict[str, Chance]:
+    """What guessing gets, by cluster."""
+    each = measured.chance
+    return {
+        cluster: pack_chance([each[i] for i in positions])
+        for cluster, positions in by_cluster(measured.questions)
+    }
+
+
+def unpacked(baseline: Baseline, questions: Sequence[Question]) -> list[float]:
+    """The baseline's scores in the order of the questions.
+
+    Args:
+        baseline: the record.
+        questions: all of the benchmark, whether or not all are asked now.
 
     Raises:
         BaselineError: it holds scores of other clusters or another number of questions.
     """
-    scores = [0] * len(measured.questions)
-    clusters = dict(by_cluster(measured))
+    clusters = dict(by_cluster(questions))
     counts = {name: len(positions) for name, positions in clusters.items()}
-    stored = {name: part.questions for name, part in baseline.scores.items()}
-    if counts != stored:
-        message = f"its scores are of {stored}, the questions now of {counts}"
+    if counts != baseline.counts:
+        message = f"its scores are of {baseline.counts}, the questions now of {counts}"
         raise BaselineError(message)
+    scores = [0.0] * len(questions)
     for cluster, positions in clusters.items():
-        part = baseline.scores[cluster]
-        try:
-            values = unpack_bits(part.bits, part.questions)
-        except ValueError as error:
-            message = f"the bits of '{cluster}' are damaged: {error}"
-            raise BaselineError(message) from error
-        if sum(values) != part.right:
-            message = (
-                f"'{cluster}' has {sum(values)} right answers in its bits but says {part.right}"
-            )
-            raise BaselineError(message)
-        for i, value in zip(positions, values, strict=True):
-            scores[i] = value
+        for i, score in zip(positions, unpack(cluster, baseline.scores[cluster]), strict=True):
+            scores[i] = score
     return scores
 
 
-def near_tie_scores(baseline: Baseline, measured: Measurement) -> dict[int, int]:
-    """What the baseline accepted where it was a near tie, by position."""
-    scores = unpacked(baseline, measured)
-    ids = enumerate(question.id for question in measured.questions)
+def restored(baseline: Baseline) -> Restored:
+    """Scores, chance and cluster of each question, from the record alone.
+
+    Clusters are sorted by name, questions by id: two records of the same questions are parallel.
+
+    Raises:
+        BaselineError: the record contradicts itself.
+    """
+    found = Restored([], [], [])
+    for cluster, count in sorted(baseline.counts.items()):
+        found.scores.extend(unpack(cluster, baseline.scores[cluster]))
+        found.chance.extend(unpack_chance(cluster, baseline.chance.get(cluster), count))
+        found.clusters.extend([cluster] * count)
+    return found
+
+
+def near_tie_scores(baseline: Baseline, questions: Sequence[Question]) -> dict[int, float]:
+    """What the baseline accepted where it was a near tie, by position; all graded scores."""
+    scores = unpacked(baseline, questions)
+    if any(part.values is not None for part in baseline.scores.values()):
+        return dict(enumerate(scores))
+    ids = enumerate(question.id for question in questions)
     return {i: scores[i] for i, name in ids if name in baseline.near_ties}
 
 
-def read(path: Path, trial: str) -> Baseline:
-    """The baseline of a trial.
+def read(path: Path, trial: str) -> Stored:
+    """The baseline file of a trial.
 
     Raises:
         FileNotFoundError: there is none.
-        BaselineError: it is not a baseline, of another schema, or of another trial.
+        BaselineError: it is not a baseline, of another schema, or of another trial; or it has no
+            record for hardware that it does not name.
     """
     text = path.read_bytes()
     try:
@@ -165,7 +210,7 @@ def read(path: Path, trial: str) -> Baseline:
                 "pytest-compression, or delete it and record anew."
             )
             raise BaselineError(message)
-        found = msgspec.json.decode(text, type=Baseline)
+        found = msgspec.json.decode(text, type=Stored)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         message = f"{path} is not a baseline: {error}. Restore it, or delete it and record anew."
         raise BaselineError(message) from error
@@ -175,12 +220,47 @@ def read(path: Path, trial: str) -> Baseline:
             "the two suites, or, if the suite was renamed, delete the file and record anew."
         )
         raise BaselineError(message)
+    if found.fallback not in found.hardware:
+        known = ", ".join(f"'{name}'" for name in sorted(found.hardware)) or "none"
+        message = (
+            f"{path} falls back to the record of '{found.fallback}', and its records are: {known}. "
+            "Restore it, let 'fallback' name one of them, or delete it and record anew."
+        )
+        raise BaselineError(message)
     return found
 
 
-def write(path: Path, baseline: Baseline) -> None:
-    """Write a baseline whole or not at all; the last of several writers wins."""
-    text = msgspec.json.format(msgspec.json.encode(baseline, order="sorted"), indent=2)
+def write(path: Path, trial: str, hardware: str, baseline: Baseline, *, beside: bool) -> None:
+    """Write a record into its trial's file, which is replaced whole or not at all.
+
+    Processes may write different trials at once, never the same one.
+
+    Args:
+        path: of the file; it need not exist.
+        trial: whose file it is.
+        hardware: on which the record was made; the file's record of the same is replaced.
+        baseline: the record.
+        beside: where the file has none of this hardware, whether to keep all that it has, with
+            its fallback; if not, this record takes the place of the fallback.
+
+    Raises:
+        BaselineError: what stands there is not a baseline of this trial.
+    """
+    try:
+        old = read(path, trial)
+    except FileNotFoundError:
+        old = Stored(trial=trial, fallback=hardware, hardware={})
+    records, fallback = dict(old.hardware), old.fallback
+    if hardware not in records and not beside:
+        records.pop(fallback, None)
+        fallback = hardware
+    records[hardware] = baseline
+    replace(path, Stored(trial=trial, fallback=fallback, hardware=records))
+
+
+def replace(path: Path, stored: Stored) -> None:
+    """Write a file beside its place and rename it."""
+    text = msgspec.json.format(msgspec.json.encode(stored, order="sorted"), indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     try:
@@ -198,18 +278,26 @@ def write(path: Path, baseline: Baseline) -> None:
         raise
 
 
-def previous(old: Baseline | None) -> dict[str, Any] | None:
-    """What an acceptance record keeps of the baseline that it replaces."""
+def history(old: Baseline | None) -> list[Past]:
+    """What an acceptance keeps of the record that it replaces: its figures, and its own history."""
     if old is None:
-        return None
-    return {
-        "date": old.accepted.date,
-        "reason": old.accepted.reason,
-        "score": old.score,
-        "questions": old.questions,
-        "floor": old.floor,
-        "recipe": old.recipe,
-    }
+        return []
+    figures = Past(
+        date=old.accepted.date,
+        reason=old.accepted.reason,
+        score=old.score,
+        questions=old.questions,
+        floor=old.gate.min_retention,
+        recipe=old.recipe,
+    )
+    return [*old.accepted.history, figures]
+
+
+def cost_kept(old: Cost | None, new: Cost) -> Cost:
+    """The cost to record: the old one where only the clock differs, and by less than twice."""
+    if old and old.tokens == new.tokens and old.seconds / 2 < new.seconds < 2 * old.seconds:
+        return old
+    return Cost(tokens=new.tokens, seconds=float(f"{new.seconds:.2g}"))
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

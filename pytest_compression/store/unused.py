@@ -40,7 +40,7 @@ def trial_of(path: Path) -> str | None:
     """Whose baseline a file is; None if it is no baseline, which is not ours to judge."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Owner).trial
-    except (msgspec.MsgspecError, OSError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError):
         return None
 
 

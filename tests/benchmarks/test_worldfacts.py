@@ -12,7 +12,7 @@ from pytest_compression.embedded.facts import phrasings, worldfacts
 from pytest_compression.errors import MeasurementError
 from pytest_compression.fingerprints import of_questions
 from pytest_compression.registry import build
-from pytest_compression.types import Part
+from pytest_compression.types import Part, PartialBenchmark
 
 
 def test_every_fact_is_asked_once_and_sorted_by_id() -> None:
@@ -137,3 +137,22 @@ def test_the_metric_is_handed_on() -> None:
     # The tiny tokenizer has no capital of this table as one token.
     with pytest.raises(MeasurementError, match="P@1 asks nothing"):
         WorldFacts(relations=("capital",), metric="P@1", limit=8).measure(tiny.model("llama"))
+
+
+@pytest.mark.parametrize("architecture", sorted(tiny.TYPICAL.values()))
+def test_a_part_is_scored_as_in_the_whole(architecture: str) -> None:
+    benchmark, model = WorldFacts(relations=("capital",), limit=60), tiny.model(architecture)
+    whole = benchmark.measure(model)
+    some = [question.id for question in whole.questions[::2]]
+    part = benchmark.measure_part(model, some)
+    assert [question.id for question in part.questions] == some
+    assert part.margins == pytest.approx(whole.margins[::2], abs=1e-4)
+    assert (part.scoring, part.left_out) == (whole.scoring, whole.left_out)
+    assert 0 < part.tokens < whole.tokens
+    assert isinstance(benchmark, PartialBenchmark)
+
+
+def test_a_part_is_of_what_is_asked() -> None:
+    benchmark = WorldFacts(relations=("capital",), limit=8)
+    with pytest.raises(ValueError, match=r"no question 'symbol:gold' \(1 of 1 ids\)"):
+        benchmark.measure_part(tiny.model("llama"), ["symbol:gold"])

@@ -1,14 +1,29 @@
-"""Retention against textbook values, against exact fractions, and by simulation."""
+"""Retention against textbook values, exact fractions, direct maximisation, and by simulation."""
 
 from fractions import Fraction
+from math import atan, inf, isinf, pi, sqrt
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from light_strategies import pairs
+from numpy.typing import NDArray
+from scipy import optimize, stats
+from simulations.coverage import POPULATIONS, Relations, clustered, independent, outside, uneven
+from statsmodels.stats.proportion import _confint_riskratio_paired_nam
 
-from pytest_compression.gate.retention import better_than_chance, retention
+from pytest_compression.gate.clusters import ENOUGH, units
+from pytest_compression.gate.retention import (
+    Answers,
+    Retention,
+    better_than_chance,
+    retention,
+    score_test,
+)
+
+Array = NDArray[np.float64]
+Pairs = list[tuple[int, int, float]]
 
 
 def scored(both: int, forgotten: int, learned: int, neither: int) -> tuple[list[int], list[int]]:
@@ -16,6 +31,12 @@ def scored(both: int, forgotten: int, learned: int, neither: int) -> tuple[list[
     dense = [1] * (both + forgotten) + [0] * (learned + neither)
     compressed = [1] * both + [0] * forgotten + [1] * learned + [0] * neither
     return dense, compressed
+
+
+def of_pairs(pair: Pairs, clusters: list[str] | None = None, alpha: float = 0.05) -> Retention:
+    dense, compressed, chance = zip(*pair, strict=True)
+    assume(sum(dense) > sum(chance) + 1e-9)
+    return retention(dense, compressed, chance, clusters, alpha)
 
 
 @pytest.mark.parametrize(
@@ -36,51 +57,107 @@ def test_known_values(
     digits = 6 if len(dense) == 100 else 4
     assert found.value == pytest.approx(value, abs=0.5 * 10**-digits)
     assert found.standard_error == pytest.approx(error, abs=0.5 * 10**-digits)
+    assert (found.units, found.clustered) == (len(dense), False)
 
 
-def test_the_interval_lies_around_the_value_as_wide_as_its_level_says() -> None:
-    found = retention(*scored(60, 10, 5, 25), [0.0] * 100)
-    for level, z in {0.6827: 1.0, 0.90: 1.644854, 0.95: 1.959964, 0.99: 2.575829}.items():
-        low, high = found.interval(level)
-        assert (low + high) / 2 == pytest.approx(found.value)
-        assert (high - low) / 2 == pytest.approx(z * found.standard_error, rel=1e-4)
+@given(st.integers(0, 2**32), st.integers(ENOUGH, 40))
+def test_the_clustered_error_is_the_one_of_cluster_sums(seed: int, number: int) -> None:
+    draw = np.random.default_rng(seed)
+    dense, compressed = (draw.random((2, 100)) < 0.6).astype(int).tolist()
+    clusters = [f"r{i % number}" for i in range(100)]
+    found = retention(dense, compressed, [0.2] * 100, clusters)
+    sums = dict.fromkeys(clusters, 0.0)
+    for name, d, c in zip(clusters, dense, compressed, strict=True):
+        sums[name] += (c - 0.2) - found.value * (d - 0.2)
+    expected = sqrt(number / (number - 1) * sum(e * e for e in sums.values())) / (sum(dense) - 20)
+    assert found.standard_error == pytest.approx(expected, rel=1e-9)
+    assert (found.units, found.clustered) == (number, True)
 
 
 @given(pairs())
-def test_equal_scores_are_retained_wholly_and_without_doubt(
-    pair: list[tuple[int, int, float]],
-) -> None:
-    dense, _, chance = zip(*pair, strict=True)
-    assume(sum(dense) > sum(chance) + 1e-9 and len(dense) > 1)
-    found = retention(dense, dense, chance)
+def test_equal_scores_are_retained_wholly_but_that_does_not_prove_it(pair: Pairs) -> None:
+    found = of_pairs([(d, d, h) for d, _, h in pair])
     assert found.value == 1.0
-    assert found.standard_error == pytest.approx(0.0, abs=1e-12)
+    assert found.low < 1.0 < found.high
+    assert len(pair) == 1 or found.standard_error == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n", "low", "high"),
+    [(20, 0.8754, 1.1424), (100, 0.9734, 1.0273), (1000, 0.9973, 1.0027)],
+)
+def test_no_change_among_n_questions_leaves_room_for_about_three(
+    n: int, low: float, high: float
+) -> None:
+    found = retention([1] * n, [1] * n, [0.0] * n)
+    assert found.low == pytest.approx(low, abs=1e-4)
+    assert found.high == pytest.approx(high, abs=1e-4)
+    rule_of_three = 1 - 0.05 ** (1 / n)
+    assert 0.85 * rule_of_three < 1 - found.low < 1.05 * rule_of_three
 
 
 @given(pairs(), st.randoms(use_true_random=False))
-def test_the_order_of_questions_is_irrelevant(
-    pair: list[tuple[int, int, float]], random: object
-) -> None:
-    dense, compressed, chance = zip(*pair, strict=True)
-    assume(sum(dense) > sum(chance) + 1e-9 and len(dense) > 1)
-    found = retention(dense, compressed, chance)
-    random.shuffle(pair)  # type: ignore[attr-defined]  # hypothesis types it so
-    again = retention(*zip(*pair, strict=True))
+def test_the_order_of_questions_is_irrelevant(pair: Pairs, random: object) -> None:
+    named = [(*row, f"r{i % 13}") for i, row in enumerate(pair)]
+    found = of_pairs(pair, [name for *_, name in named])
+    random.shuffle(named)  # type: ignore[attr-defined]  # hypothesis types it so
+    again = of_pairs([(d, c, h) for d, c, h, _ in named], [name for *_, name in named])
     assert again.value == found.value
     assert again.standard_error == pytest.approx(found.standard_error, rel=1e-9, abs=1e-12)
+    assert again.low == pytest.approx(found.low, abs=1e-6)
+    assert again.high == pytest.approx(found.high, abs=1e-6)
 
 
 @given(pairs(), st.data())
 def test_it_grows_with_each_question_regained_and_forgotten_ones_cost(
-    pair: list[tuple[int, int, float]], data: st.DataObject
+    pair: Pairs, data: st.DataObject
 ) -> None:
-    dense, compressed, chance = (list(column) for column in zip(*pair, strict=True))
-    assume(sum(dense) > sum(chance) + 1e-9)
-    wrong = [i for i, score in enumerate(compressed) if score == 0]
+    wrong = [i for i, (_, score, _) in enumerate(pair) if score == 0]
     assume(wrong)
-    before = retention(dense, compressed, chance).value
-    compressed[data.draw(st.sampled_from(wrong))] = 1
-    assert retention(dense, compressed, chance).value > before
+    before = of_pairs(pair)
+    at = data.draw(st.sampled_from(wrong))
+    pair[at] = (pair[at][0], 1, pair[at][2])
+    assert of_pairs(pair).value > before.value
+
+
+@given(pairs(), st.booleans(), st.lists(st.floats(0.001, 0.4), min_size=2, max_size=2))
+def test_limits_enclose_the_value_and_tighten_as_alpha_grows(
+    pair: Pairs,
+    clustered: bool,  # noqa: FBT001  # hypothesis passes it by position
+    alphas: list[float],
+) -> None:
+    clusters = [f"r{i % 14}" for i in range(len(pair))] if clustered else None
+    strict, loose = (of_pairs(pair, clusters, alpha) for alpha in sorted(alphas))
+    for found in (strict, loose):
+        assert found.low <= found.value <= found.high
+    assert atan(strict.low) <= atan(loose.low) + 1e-9
+    assert atan(strict.high) >= atan(loose.high) - 1e-9
+
+
+@given(
+    st.tuples(*[st.integers(0, 30)] * 4),
+    st.sampled_from([0.0, 0.1, 0.25]),
+    st.floats(-1.5, 1.5),
+    st.sampled_from([1, 13]),
+)
+def test_between_the_limits_is_just_what_the_test_does_not_reject(
+    counts: tuple[int, int, int, int], chance: float, angle: float, number: int
+) -> None:
+    n = sum(counts)
+    scores = np.array([*scored(*counts), [chance] * n])
+    known = float((scores[0] - chance).sum())
+    assume(n >= 13 and known > 1e-9)
+    clusters = [f"r{i % number}" for i in range(n)]
+    dense, compressed, guessed = scores.tolist()
+    found = retention(dense, compressed, guessed, clusters)
+    test = score_test(scores, known, found.value, units(clusters), 0.05)
+    for limit, side in ((found.low, 1), (found.high, -1)):
+        if isinf(limit):
+            assert test.excess(-side * pi / 2, side) <= 0
+        elif side * (atan(limit) - angle) > 1e-6:
+            assert test.excess(angle, side) > 0
+        elif side * (angle - atan(limit)) > 1e-6 and side * (atan(found.value) - angle) > 0:
+            assert test.excess(angle, side) <= 0
 
 
 @given(
@@ -118,6 +195,13 @@ def test_a_two_way_task_that_lost_everything_retains_nothing() -> None:
     assert retention(dense, [1, 0] * 50, [0.5] * 100).value == 0.0
 
 
+def test_nothing_right_of_ten_is_no_proof_of_nothing_retained() -> None:
+    found = retention(*scored(0, 10, 0, 10), [0.0] * 20)
+    assert found.value == 0.0
+    assert found.low == pytest.approx(0.0, abs=1e-9)  # without chance it cannot be less
+    assert 0.2 < found.high < 0.35
+
+
 @pytest.mark.parametrize(
     ("dense", "chance"),
     [([], []), ([0, 0], [0.0, 0.0]), ([1, 0], [0.5, 0.5]), ([0, 1], [0.5, 0.6])],
@@ -129,22 +213,156 @@ def test_without_knowledge_there_is_no_ratio(dense: list[int], chance: list[floa
 
 
 def test_one_question_says_nothing_of_the_error() -> None:
-    assert retention([1], [0], [0.0]).interval(0.95) == (-float("inf"), float("inf"))
+    found = retention([1], [0], [0.0])
+    assert (found.standard_error, found.low, found.high) == (inf, -inf, inf)
 
 
-@pytest.mark.parametrize("n", [200, 1000])
+@pytest.mark.parametrize(("right", "limited"), [(30, False), (34, True)])
+def test_limits_are_infinite_where_the_dense_model_may_be_guessing(
+    right: int, *, limited: bool
+) -> None:
+    dense = [1] * right + [0] * (100 - right)
+    found = retention(dense, [*dense[:-1], 1], [0.25] * 100)
+    assert better_than_chance(dense, [0.25] * 100) == limited
+    assert (found.low > -inf, found.high < inf) == (limited, limited)
+
+
+def likeliest(values: Array, counts: Array) -> Array:
+    """Shares ``[k]`` of the largest likelihood whose mean value is 0, by direct maximisation."""
+    found = optimize.minimize(
+        lambda shares: -float(counts @ np.log(np.maximum(shares, 1e-300))),
+        np.full(len(values), 1 / len(values)),
+        jac=lambda shares: -counts / np.maximum(shares, 1e-300),
+        bounds=[(1e-12, 1)] * len(values),
+        constraints=[
+            {"type": "eq", "fun": lambda shares: shares.sum() - 1, "jac": np.ones_like},
+            {"type": "eq", "fun": lambda shares: shares @ values, "jac": lambda _: values},
+        ],
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 1000},
+    )
+    shares: Array = found.x
+    return shares
+
+
+@pytest.mark.parametrize("counts", [(60, 10, 5, 25), (80, 3, 0, 17), (29, 0, 2, 9), (30, 0, 0, 20)])
 @pytest.mark.parametrize("chance", [0.0, 0.25])
-def test_the_interval_covers_the_truth_as_often_as_it_says(n: int, chance: float) -> None:
-    draw = np.random.default_rng(20_260_801)
-    shares = np.array([0.65, 0.10, 0.05, 0.20])  # both, forgotten, learned, neither
-    truth = (shares[[0, 2]].sum() - chance) / (shares[[0, 1]].sum() - chance)
-    runs = 2000
-    covered = 0
-    for counts in draw.multinomial(n, shares, size=runs):
-        dense, compressed = scored(*map(int, counts))
-        low, high = retention(dense, compressed, [chance] * n).interval(0.95)
-        covered += low <= truth <= high
-    assert 0.93 <= covered / runs <= 0.97
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_limits_are_where_a_score_test_by_direct_maximisation_just_rejects(
+    counts: tuple[int, int, int, int], chance: float, alpha: float
+) -> None:
+    dense, compressed = scored(*counts)
+    n, z = len(dense), stats.norm.isf(alpha)
+    found = retention(dense, compressed, [chance] * n, alpha=alpha)
+    cells = np.array([(1, 1), (1, 0), (0, 1), (0, 0)]) - chance
+    for limit, side in ((found.low, 1), (found.high, -1)):
+        values = cells @ (-limit, 1.0)
+        shares = likeliest(values, np.array(counts, dtype=np.float64))
+        variance = n * (shares @ values**2) * n / (n - 1)
+        step = max(0.0, side * n * (shares @ values**3) / variance)
+        critical = z * sqrt(variance) + (z * z - 1) / 6 * step
+        assert side * (values @ counts) == pytest.approx(critical, rel=2e-4)
+
+
+def test_the_variance_of_a_difference_is_tangos() -> None:
+    # 60 forgotten, 40 learned of 1000, and a loss of 1 %: T = 1.005089, q = 0.044545.
+    changes = np.array([[-1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    answers = Answers(
+        pairs=changes, counts=np.array([60.0, 40.0, 900.0]), possible=np.empty((2, 0))
+    )
+    second, _ = answers.moments(np.array([1.0, 0.01]))
+    variance = second * 999 / 1000
+    assert variance == pytest.approx(1000 * (2 * 0.044545 + 0.01 * 0.99), rel=1e-5)
+    assert (60 - 40 - 10) / sqrt(variance) == pytest.approx(1.005089, abs=1e-6)
+
+
+@pytest.mark.parametrize("counts", [(60, 10, 5, 25), (761, 86, 64, 298), (552, 181, 148, 328)])
+def test_without_chance_and_skewness_limits_are_those_of_a_ratio_of_paired_proportions(
+    counts: tuple[int, int, int, int],
+) -> None:
+    both, forgotten, learned, neither = counts
+    n = sum(counts)
+    table = np.array([[both, learned], [forgotten, neither]])
+    dense, compressed = np.array(scored(*counts), dtype=np.float64)
+    known = float(dense.sum())
+    test = score_test(
+        np.stack([dense, compressed, np.zeros(n)]), known, compressed.sum() / known, None, 0.05
+    )
+    for limit in _confint_riskratio_paired_nam(table, alpha=0.1).confint:
+        axis = np.array([1.0, test.value - limit])
+        second, _ = test.answers.moments(axis)
+        statistic = axis[1] * known / sqrt(second * (n - 1) / n)
+        assert abs(statistic) == pytest.approx(stats.norm.isf(0.05), rel=1e-6)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_of_many_graded_scores_limits_are_fiellers(*, clustered: bool) -> None:
+    draw = np.random.default_rng(11)
+    level = np.repeat(draw.normal(0, 0.3 * clustered, 100), 30)
+    dense = 2 + draw.normal(size=3000)
+    compressed = 0.9 * dense + level + draw.normal(size=3000)
+    names = [f"r{i // 30}" for i in range(3000)]
+    found = retention(dense.tolist(), compressed.tolist(), [0.0] * 3000, names if clustered else [])
+    c, d = (
+        scores.reshape(-1, 30 if clustered else 1).sum(axis=1) for scores in (compressed, dense)
+    )
+    t = stats.t.isf(0.05, len(d) - 1) ** 2 * len(d)
+    (cc, cd), (_, dd) = np.cov(c, d)
+    quadratic = (d.sum() ** 2 - t * dd, -2 * (c.sum() * d.sum() - t * cd), c.sum() ** 2 - t * cc)
+    low, high = sorted(np.roots(quadratic))
+    assert found.clustered == clustered
+    assert found.low == pytest.approx(low, abs=0.02 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.02 * (high - low))
+
+
+@given(pairs(), st.integers(1, ENOUGH - 1))
+def test_too_few_clusters_change_nothing(pair: Pairs, number: int) -> None:
+    assert of_pairs(pair, [f"r{i % number}" for i in range(len(pair))]) == of_pairs(pair)
+
+
+def test_questions_that_stand_or_fall_together_count_once() -> None:
+    dense, compressed = scored(60, 10, 5, 25)
+    alone = retention(dense, compressed, [0.25] * 100)
+    names = [f"r{i:03}" for i in range(100)]
+    found = retention(dense * 7, compressed * 7, [0.25] * 700, names * 7)
+    assert found.standard_error == pytest.approx(alone.standard_error)
+    assert found.units == 100
+    assert found.high - found.low == pytest.approx(alone.high - alone.low, rel=0.05)
+    apart = retention(dense * 7, compressed * 7, [0.25] * 700)
+    assert apart.high - apart.low < 0.5 * (found.high - found.low)
+    assert retention(dense, compressed, [0.25] * 100, names).low == pytest.approx(alone.low)
+
+
+@given(st.lists(st.tuples(st.floats(0, 9), st.floats(0, 9)), min_size=25), st.floats(0.01, 100))
+def test_the_unit_of_graded_scores_is_irrelevant(
+    pair: list[tuple[float, float]], scale: float
+) -> None:
+    dense, compressed = np.array(pair).T
+    assume(dense.sum() > 1 and max(dense.max(), compressed.max()) * min(1.0, scale) > 1)
+    found = retention(dense.tolist(), compressed.tolist(), [0.0] * len(pair))
+    again = retention((scale * dense).tolist(), (scale * compressed).tolist(), [0.0] * len(pair))
+    assert again.low == pytest.approx(found.low, rel=1e-5, abs=1e-6)
+    assert again.high == pytest.approx(found.high, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [50, 100])
+def test_limits_miss_the_truth_as_seldom_as_they_say(n: int) -> None:
+    for name, chance in (
+        ("12 % flips, Llama and its Instruct", 0.0),
+        ("27 % flips, two sizes of Qwen", 0.25),
+        ("8 % flips of 0.9, 70 % harm", 0.0),
+    ):
+        found = independent(POPULATIONS[name], chance, n, runs=1000, seed=3)
+        assert not outside(found, exact=n == 100 or chance > 0), found.line()
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.25])
+def test_limits_of_relations_miss_the_truth_as_seldom_as_they_say(chance: float) -> None:
+    population = POPULATIONS["12 % flips, Llama and its Instruct"]
+    relations = Relations(sizes=uneven(33, 300), harm=0.7)
+    found = clustered(population, chance, relations, runs=600, seed=3)
+    assert not outside(found, exact=True), found.line()
+    assert found.widened > 1.1
 
 
 @pytest.mark.parametrize("candidates", [2, 4, 20])

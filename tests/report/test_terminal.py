@@ -3,7 +3,19 @@
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_compression.report.terminal import drawn, figures, rows, table
+import pytest
+
+from pytest_compression.familywise import Pool
+from pytest_compression.gate.multiplicity import pooled
+from pytest_compression.report.terminal import (
+    drawn,
+    figures,
+    remarks,
+    remarks_of_pool,
+    rows,
+    table,
+    verdict,
+)
 
 TRIAL = {
     "compression_trial": "suites/x.yaml::decoder/int8::capitals",
@@ -27,6 +39,15 @@ VERDICT = {
     "retention_high": 0.99,
     "forgotten": 12,
     "learned": 2,
+    "p_loss": 0.01234,
+    "proven": True,
+}
+SLID = {
+    "slid_since": "2026-08-01",
+    "slid_times": 2,
+    "slid_score": -0.01,
+    "slid_questions": 0,
+    "slid_floor": 0.0,
 }
 
 
@@ -42,11 +63,53 @@ def test_a_row_shows_every_figure() -> None:
         "retention": "0.958 [0.930, 0.990]",
         "floor": "0.95",
         "-/+": "-12/+2",
+        "p": "0.012",
         "bytes": "1.5 MB 0.25x",
         "bits": "8.00",
         "zeros": "0.062",
         "error": "0.013",
     }
+
+
+def test_questions_that_were_not_asked_and_near_ties_are_counted() -> None:
+    assert figures(MEASURED | {"left_out": 0})["n"] == "250"
+    assert figures(MEASURED | {"left_out": 50})["n"] == "250 of 300"
+    stopped = MEASURED | {"questions": 40, "questions_in_all": 250, "left_out": 50}
+    assert figures(stopped)["n"] == "40 of 300"
+    assert figures(VERDICT | {"near_ties_settled": 0})["-/+"] == "-12/+2"
+    assert figures(VERDICT | {"near_ties_settled": 3})["-/+"] == "-12/+2 ~3"
+    without = {key: value for key, value in VERDICT.items() if key != "p_loss"}
+    assert figures(without)["p"] == "-"  # not compared with anything accepted
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"outcome": "passed", "verdict": "kept"}, "passed"),
+        ({"outcome": "passed", "verdict": "kept", "proven": True}, "passed"),
+        ({"outcome": "passed", "verdict": "kept", "proven": False}, "passed, not proven"),
+        (
+            {"outcome": "passed", "verdict": "improved", "proven": False, "stopped_after": 40},
+            "passed, improved, not proven, stopped early",
+        ),
+        ({"outcome": "passed", "verdict": "inconclusive", "proven": False}, "INCONCLUSIVE"),
+        ({"outcome": "failed", "verdict": "inconclusive"}, "INCONCLUSIVE"),
+        ({"outcome": "failed", "verdict": "regressed"}, "REGRESSED"),
+        ({"outcome": "failed", "verdict": "improved"}, "IMPROVED"),
+        ({"outcome": "failed", "verdict": "lost"}, "FAILED"),
+        ({"outcome": "failed", "verdict": "kept"}, "FAILED"),  # a control that lost nothing
+        ({"outcome": "failed"}, "FAILED"),
+        ({"outcome": "xfailed", "verdict": "lost"}, "lost, as expected"),
+        ({"outcome": "error", "verdict": "kept"}, "ERROR"),
+        ({"outcome": "error"}, "ERROR"),
+    ],
+)
+def test_the_verdict_says_what_was_decided_and_red_is_loud(row: dict[str, Any], said: str) -> None:
+    words, style = verdict(row)
+    assert words == said
+    red = row["outcome"] in {"failed", "error"}
+    assert ("red" in style) == red
+    assert ("green" in style) == words.startswith("passed")
 
 
 def test_what_could_not_be_measured_is_a_dash() -> None:
@@ -110,3 +173,75 @@ def test_a_long_name_is_folded_and_never_cut() -> None:
 def test_a_name_like_markup_is_shown_as_it_is() -> None:
     row = {**TRIAL, "compression_trial": "x.yaml::m/a-[bold]::b", "outcome": "error"}
     assert "[bold]" in drawn(table([row]), 144, color=False)
+
+
+# Below the table
+
+
+def trial(name: str, **properties: object) -> dict[str, Any]:
+    return {"compression_trial": f"x.yaml::{name}", "outcome": "passed", **properties}
+
+
+def test_nothing_is_remarked_where_there_is_nothing_to_say() -> None:
+    assert list(remarks("x.yaml", [trial("m/a::b", fallback=False, hardware="P1")], None)) == []
+
+
+def test_how_far_the_accepted_figures_have_slid_is_summed_up() -> None:
+    found = [
+        trial("m/a::b", **SLID | {"slid_score": -0.04, "slid_questions": -5}),
+        trial("m/c::b", **SLID | {"slid_score": 0.01, "slid_floor": -0.05, "slid_questions": 9}),
+        trial("m/d::b"),
+    ]
+    assert list(remarks("x.yaml", found, None)) == [
+        (
+            "2 trials accepted anew since the first time: mean score -0.0150; 1 with a lower "
+            "one, the worst -0.0400 (m/a::b); 1 floors lowered; 5 questions dropped."
+        )
+    ]
+    again = [trial("m/a::b", **SLID | {"slid_score": 0.0}), trial("m/c::b")]
+    assert list(remarks("x.yaml", again, None)) == [
+        "1 trial accepted anew since the first time; nothing has slid."
+    ]
+
+
+def test_other_hardware_is_named_once_with_how_many_trials_it_served() -> None:
+    found = [
+        trial("m/a::b", fallback=True, hardware="cuda H100"),
+        trial("m/c::b", fallback=True, hardware="cuda H100"),
+        trial("m/d::b", fallback=False, hardware="cpu x86_64"),
+    ]
+    assert list(remarks("x.yaml", found, None)) == [
+        (
+            "2 trials were compared with the baselines of other hardware (cuda H100): there are "
+            "none of this one."
+        )
+    ]
+
+
+def test_the_noise_that_a_calibration_found_is_told_by_condition() -> None:
+    found = trial(
+        "m/dense::b",
+        near_tie=0.02,
+        noise_near_tie=0.012,
+        noise_shifts={"threads 1": 0.0061, "dtype bfloat16": 0.5},
+        noise_flips={"dtype bfloat16": 3},
+        false_red=0.0004,
+    )
+    assert list(remarks("x.yaml", [found], None)) == [
+        (
+            "m/dense::b: margins moved by at most, in nats: threads 1 0.0061 (0 flips), dtype "
+            "bfloat16 0.5 (3 flips). Near ties must reach 0.012 nats for that, and reach 0.02 from "
+            "now on. Red by numerics alone: 0.04% of runs to be expected."
+        )
+    ]
+    large = found | {"noise_near_tie": 0.03}
+    assert "reach 0.03 nats for that, and reach 0.03 from" in next(remarks("x.yaml", [large], None))
+
+
+def test_what_all_trials_say_together_is_told_in_figures() -> None:
+    lost = [{("r", f"q{i}"): 1.0 for i in range(4)}, {("r", "q9"): -1.0}]
+    pool = Pool(found=pooled(lost, clusters={"r"}, asked=400), margin=0.01, alpha=0.05)
+    assert remarks_of_pool(pool) == (
+        "Pooled over 2 tested trials: +0.750% of the answers lost, net, since they were accepted, "
+        "p = 0.19 (5 questions differ)."  # 6 of 32 sign patterns
+    )

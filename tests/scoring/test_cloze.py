@@ -184,3 +184,104 @@ def test_p_at_1_without_answers_of_one_token_is_an_error(architecture: str) -> N
 def test_no_questions_at_all_are_an_error() -> None:
     with pytest.raises(MeasurementError, match="no question can be asked"):
         measure(tiny.model("llama"), [], "ranked")
+
+
+# Forward tokens.
+
+
+@every_family
+@both_metrics
+def test_every_token_that_the_model_is_given_is_counted(
+    architecture: str, metric: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.model(architecture)
+    given: list[int] = []
+    plain = torch.nn.Embedding.forward
+    words: Any = model.module.get_input_embeddings()  # type: ignore[operator]
+
+    def counted(self: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+        if self.weight is words.weight:  # not of positions; T5's encoder and decoder share it
+            given.append(ids.numel())
+        return plain(self, ids)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", counted)
+    assert measure(model, tiny.questions(), metric).tokens == sum(given) > 0
+    assert model.tokens_run == sum(given)
+
+
+def test_tokens_of_single_answers_are_those_of_the_prompts() -> None:
+    for architecture, masks_or_start in {"llama": 0, "bert": 1, "t5": 2}.items():
+        model = tiny.model(architecture)
+        encoded, _, _ = prepared(model, tiny.questions(), "P@1")
+        prompts = sum(len(item.before) + len(item.after) + masks_or_start for item in encoded)
+        assert measure(model, tiny.questions(), "P@1").tokens == prompts
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])
+def test_tokens_of_masked_models_are_each_prompt_with_each_number_of_masks(
+    architecture: str,
+) -> None:
+    model = tiny.model(architecture)
+    encoded, _, _ = prepared(model, tiny.questions(), "ranked")
+    expected = sum(
+        len(item.before) + masks + len(item.after)
+        for item in encoded
+        for masks in {len(tokens) for tokens in item.answers}
+    )
+    assert measure(model, tiny.questions(), "ranked").tokens == expected
+
+
+# A part of the questions.
+
+
+@pytest.mark.parametrize("architecture", [*TYPICAL, "gpt2", "roberta", "bart"])
+@both_metrics
+def test_parts_together_are_the_whole(architecture: str, metric: Any) -> None:
+    model = tiny.model(architecture)
+    whole = measure(model, tiny.questions(), metric)
+    ids = [question.id for question in whole.questions]
+    parts = [measure(model, tiny.questions(), metric, chosen) for chosen in (ids[::2], ids[1::2])]
+    for part, start in zip(parts, (0, 1), strict=True):
+        assert part.questions == whole.questions[start::2]
+        assert part.margins == pytest.approx(whole.margins[start::2], abs=2 * CLOSE)
+        assert part.given == whole.given[start::2]
+        assert part.scores == whole.scores[start::2]
+        assert (part.scoring, part.left_out) == (whole.scoring, whole.left_out)
+        assert (part.metric, part.open_vocabulary) == (whole.metric, whole.open_vocabulary)
+    assert sum(part.tokens for part in parts) == whole.tokens
+
+
+@every_family
+def test_all_ids_in_any_order_are_the_whole(architecture: str) -> None:
+    model = tiny.model(architecture)
+    ids = {question.id for question in tiny.questions()}
+    whole = measure(model, tiny.questions(), "ranked")
+    assert measure(model, tiny.questions(), "ranked", sorted(ids, reverse=True)) == whole
+    assert measure(model, tiny.questions(), "ranked", ids) == whole
+
+
+@every_family
+@both_metrics
+def test_no_ids_ask_nothing(architecture: str, metric: Any) -> None:
+    found = measure(tiny.model(architecture), tiny.questions(), metric, [])
+    assert (found.questions, found.margins, found.given, found.tokens) == ((), (), (), 0)
+
+
+def test_a_part_is_not_tokenized_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.model("llama")
+    measure(model, tiny.questions(), "ranked")
+    monkeypatch.setattr(model, "tokenizer", None)
+    assert len(measure(model, tiny.questions(), "ranked", ["capital:Chad"]).questions) == 1
+
+
+def test_a_question_that_is_left_out_is_not_asked_in_part_either() -> None:
+    model = tiny.model("llama")
+    found = measure(model, tiny.questions(), "P@1", ["capital:Chad", "capital:Ghana"])
+    assert [question.id for question in found.questions] == ["capital:Ghana"]
+    assert found.left_out == {MULTI_TOKEN: 3}
+
+
+def test_ids_that_there_are_not_are_refused() -> None:
+    model = tiny.model("llama")
+    with pytest.raises(ValueError, match=r"no question 'capital:Atlantis' \(1 of 2 ids\)"):
+        measure(model, tiny.questions(), "ranked", ["capital:Ghana", "capital:Atlantis"])

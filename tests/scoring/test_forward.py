@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_compression.errors import MeasurementError
-from pytest_compression.scoring import forward
+from pytest_compression.models.conditions import SINGLE, Budget
 from pytest_compression.scoring.forward import NextToken, batches, log_probabilities, masked
 from pytest_compression.scoring.ranking import rank
 from pytest_compression.scoring.tokens import Encoded
@@ -18,32 +18,55 @@ CAUSAL_AND_SEQ2SEQ = ["gpt2", "llama", "gpt_neox", "opt", "t5", "bart"]
 MASKED = ["bert", "roberta", "albert", "distilbert", "electra"]
 
 lengths = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), max_size=60)
+budgets = st.builds(
+    Budget, tokens=st.integers(0, 30), logits=st.integers(0, 30), rows=st.integers(1, 9)
+)
 
 
-@given(lengths)
+@given(lengths, budgets)
 def test_batches_hold_every_row_once_and_rows_of_equal_lengths_only(
-    found: list[tuple[int, int]],
+    found: list[tuple[int, int]], budget: Budget
 ) -> None:
-    batched = list(batches(found))
+    batched = list(batches(found, budget))
     assert sorted(position for batch in batched for position in batch) == list(range(len(found)))
     for batch in batched:
         assert len({found[position] for position in batch}) == 1
 
 
+@given(lengths, budgets)
+def test_batches_keep_to_the_budget_unless_one_row_exceeds_it(
+    found: list[tuple[int, int]], budget: Budget
+) -> None:
+    for batch in batches(found, budget):
+        tokens = sum(sum(found[position]) for position in batch)
+        assert len(batch) == 1 or (len(batch) <= budget.rows and tokens <= budget.tokens)
+    assert all(len(batch) == 1 for batch in batches(found, SINGLE))
+
+
 @pytest.mark.parametrize(
     ("length", "size"),
     [
-        ((8,), forward.ROWS_A_BATCH),
-        ((100,), forward.TOKENS_A_BATCH // 100),
-        ((60, 40), forward.TOKENS_A_BATCH // 100),
+        ((8,), Budget().rows),
+        ((100,), Budget().tokens // 100),
+        ((60, 40), Budget().tokens // 100),
         ((10**6,), 1),
     ],
 )
 def test_batches_are_as_large_as_the_budget_of_tokens_and_rows_allows(
     length: tuple[int, ...], size: int
 ) -> None:
-    batched = list(batches([length] * 600))
+    batched = list(batches([length] * 600, Budget()))
     assert {len(batch) for batch in batched[:-1]} == {size}
+
+
+@pytest.mark.parametrize(("logits", "size"), [(2**26, 40), (10 * tiny.VOCABULARY, 2), (0, 1)])
+def test_a_masked_model_also_keeps_to_the_budget_of_logits(logits: int, size: int) -> None:
+    model = tiny.model("bert")
+    items = [prompts(seed=7, count=1, longest=1)[0]] * 40  # 4 + 1 tokens, no mask
+    found: list[int] = []
+    model.budget = Budget(logits=logits)
+    masked(model, items, range(40), 0, lambda positions, _: found.append(len(positions)))
+    assert set(found) == {size}
 
 
 def test_encoder_decoder_models_are_batched_as_well(monkeypatch: pytest.MonkeyPatch) -> None:

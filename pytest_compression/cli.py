@@ -1,0 +1,91 @@
+"""``pytest-compression``: judge stored results without running anything."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pytest_compression.errors import CompressionError
+from pytest_compression.types import Gate
+
+RED, USAGE = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if all is green, 1 if something is red, 2 if nothing could be judged."""
+    parser = argparse.ArgumentParser(prog="pytest-compression", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_compare(commands.add_parser("compare", help="judge one baseline file against another"))
+    add_merge(commands.add_parser("merge", help="judge the reports of all shards as one run"))
+    chosen = parser.parse_args(arguments)
+    try:
+        lines, red = chosen.run(chosen)
+    except CompressionError as error:
+        print(f"pytest-compression {chosen.command}: {error}", file=sys.stderr)  # noqa: T201
+        return USAGE
+    print("\n".join(lines))  # noqa: T201
+    return RED if red else 0
+
+
+def run() -> NoReturn:
+    """The installed command."""
+    sys.exit(main())
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """Declare ``compare``."""
+    parser.add_argument("accepted", type=Path, metavar="A.json", help="the accepted one")
+    parser.add_argument("now", type=Path, metavar="B.json", help="the one to judge")
+    parser.add_argument("--hardware", help="which record of each file (default: its fallback)")
+    for name in ("min_retention", "margin", "alpha", "max_forgotten"):
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=level if name == "alpha" else share,
+            metavar="SHARE",
+            help=f"in place of B's own (usually {getattr(Gate(), name)})",
+        )
+    parser.add_argument("--assurance", choices=("point", "proven"), help="in place of B's own")
+    parser.set_defaults(run=compare)
+
+
+def add_merge(parser: argparse.ArgumentParser) -> None:
+    """Declare ``merge``."""
+    parser.add_argument(
+        "reports", type=Path, nargs="+", metavar="REPORT.json", help="of --compress-report"
+    )
+    parser.set_defaults(run=merge)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        message = f"{text} is not in [0, 1]"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
+def level(text: str) -> float:
+    """A number between 0 and 0.5."""
+    value = float(text)
+    if not 0 < value < 0.5:
+        message = f"{text} is not in (0, 0.5)"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
+def compare(chosen: argparse.Namespace) -> tuple[list[str], bool]:
+    """Judge one baseline file against another."""
+    from pytest_compression.report import comparison
+
+    names = ("min_retention", "margin", "alpha", "max_forgotten", "assurance")
+    asked = {name: value for name in names if (value := getattr(chosen, name)) is not None}
+    return comparison.compare(chosen.accepted, chosen.now, chosen.hardware, asked)
+
+
+def merge(chosen: argparse.Namespace) -> tuple[list[str], bool]:
+    """Judge the reports of all shards as one run."""
+    from pytest_compression.report import shards
+
+    return shards.merge(chosen.reports)
