@@ -7,12 +7,16 @@ everything that ran, in this process and in all workers. Where only a part runs 
 adjustment is for the tests of all parts.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
-from pytest_compression.gate.multiplicity import Pooled, holm, pooled, pooled_margin, tarone
+from pytest_compression.gate import multiplicity
+from pytest_compression.gate.multiplicity import Pooled, holm, pooled, pooled_margin
+from pytest_compression.gate.power import PairedTest
+from pytest_compression.gate.verdict import shows
 from pytest_compression.types import OnInconclusive
 
 
@@ -35,9 +39,24 @@ class Test(Struct, frozen=True, kw_only=True):
     improved: bool
     must_accept: bool
     """Whether an improvement must be accepted, too."""
+    harmless: float = 0.0
+    """Share of the answers that changed both ways."""
+    inflation: float = 1.0
+    """How many times relations widen the standard error."""
+    relations: int | None = None
+    """How many there are, if they are the units."""
+    power: float = 0.8
     headline: str = ""
     """What the trial says if its loss or gain is significant."""
     details: str = ""
+
+    def sensitivity(self, tests: int) -> str:
+        """What the questions could show as one of so many tests, by Holm's first step."""
+        level = self.alpha / 2 / tests
+        test = PairedTest(
+            alpha=level, margin=self.margin, inflation=self.inflation, clusters=self.relations
+        )
+        return shows(test, self.questions, self.loss, self.harmless, self.power)
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
@@ -153,80 +172,95 @@ class Judgement(Struct, frozen=True, kw_only=True):
 def decide(found: list[Evidence], suites: Collection[str]) -> Judgement:
     """Judge all trials of a run together.
 
-    Half of alpha is for the trials' own tests and half for the pooled ones; what one half finds
-    wholly significant goes over to the other. Trials that are red by themselves are not pooled, so
-    that a large loss of one is not told as a small one of all. This costs no level: where one is
-    red by chance, there is a false alarm already.
+    Trials that are red by themselves are not pooled, so that a large loss of one is not told as a
+    small one of all. This costs no level: where one is red by chance, there is a false alarm
+    already.
 
     Args:
         found: of every trial that was examined.
-        suites: those whose trials are to be pooled.
+        suites: those whose trials are to be pooled; one with a single test has nothing to pool.
     """
     alpha = max((e.test.alpha for e in found if e.test is not None), default=0.0)
     tests = tests_of(found, alpha)
-    total = max([len(tests), *(evidence.tests_in_all for evidence in found)])
-    is_shard = any(evidence.tests_in_all for evidence in found)
-    half = alpha / 2 if suites or is_shard else alpha
-    alone = significant(tests, half, total)
+    counts = Counter(test.trial.partition("::")[0] for test in tests if test.direction == "loss")
+    suites = [suite for suite in suites if counts[suite] > 1]
+    alone = significant(tests, [1.0] * len(suites), alpha, found)[0]
     red = {e.trial for e in found if e.lost or (e.suspected and (e.trial, "loss") in alone)}
     pools = {}
     for suite in suites:
         one = pool([e for e in found if e.suite == suite and e.trial not in red])
         if one is not None:
             pools[suite] = one
-    spread = dict(zip(pools, significant_pools(pools, alpha, half), strict=True))
-    if pools and all(spread.values()) and not is_shard:
-        alone = significant(tests, alpha, total)
-    among = f"Holm's adjustment over {total + len(pools)} tests"
-    decisions = {e.trial: decision(e, alone, among) for e in found}
-    for suite, one in pools.items():
-        said = ""
-        if spread[suite] and one.found.loss > one.margin:
-            said = (
-                f"{suite}: a loss is spread over {one.found.trials} trials: {one.found.loss:.3%} "
-                f"of all answers were lost, net, since they were accepted, p = {one.found.p:.2g}, "
-                f"significant after {among}. No single trial shows it: look for what they share, "
-                "such as the environment or a step of all recipes."
-            )
+    together = [min(1.0, one.found.p * alpha / one.alpha) for one in pools.values()]
+    absent = [1.0] * (len(suites) - len(pools))
+    alone, spread = significant(tests, together + absent, alpha, found)
+    total = max([len(tests), *(evidence.tests_in_all for evidence in found)])
+    decisions = {e.trial: decision(e, alone, total) for e in found}
+    for (suite, one), is_spread in zip(pools.items(), spread, strict=False):
+        said = diffuse(suite, one, total) if is_spread and one.found.loss > one.margin else ""
         decisions[suite] = Decision(verdict="regressed" if said else "kept", red=said)
     return Judgement(decisions=decisions, pools=pools)
 
 
-def significant(tests: Sequence[One], alpha: float, total: int) -> set[tuple[str, str]]:
-    """Trial and direction of the tests that are significant.
+def significant(
+    tests: Sequence[One], together: Sequence[float], alpha: float, found: Iterable[Evidence]
+) -> tuple[set[tuple[str, str]], list[bool]]:
+    """Trial and direction of the tests that are significant, and which pools are.
 
     Args:
         tests: that were made here.
+        together: p of each pool.
         alpha: chance of any false alarm.
-        total: how many there are in all, where some are made elsewhere.
+        found: the evidence, which tells how many tests are made elsewhere, in other shards.
     """
-    p = [test.p for test in tests]
-    if total > len(tests):
-        verdicts = holm(p, alpha, total)
+    p, in_all = [test.p for test in tests], max((e.tests_in_all for e in found), default=0)
+    if in_all:  # the pools are for the shards together
+        verdicts, pools = holm(p, alpha / 2, max(in_all, len(tests))), list[bool]()
     else:
-        verdicts = tarone(p, [test.flipped for test in tests], alpha)
-    return {(test.trial, test.direction) for test, red in zip(tests, verdicts, strict=True) if red}
+        flipped = [test.flipped for test in tests]
+        verdicts, pools = multiplicity.significant(p, flipped, together, alpha)
+    names = [(test.trial, test.direction) for test in tests]
+    return {name for name, red in zip(names, verdicts, strict=True) if red}, pools
 
 
-def significant_pools(pools: Mapping[str, Pool], alpha: float, level: float) -> list[bool]:
-    """Which of the pooled tests are significant at a level; each p is scaled to alpha."""
-    return holm([min(1.0, one.found.p * alpha / one.alpha) for one in pools.values()], level)
+def among(total: int) -> str:
+    """By what a test is or is not significant."""
+    return f"Holm's adjustment over {total} tests"
 
 
-def decision(evidence: Evidence, rejected: set[tuple[str, str]], among: str) -> Decision:
-    """What becomes of one trial."""
+def diffuse(suite: str, one: Pool, total: int) -> str:
+    """What the pooled test says if it is red."""
+    return (
+        f"{suite}: a loss is spread over {one.found.trials} trials: {one.found.loss:.3%} of all "
+        f"answers were lost, net, since they were accepted, beyond the pooled margin "
+        f"{one.margin:.3%}; p = {one.found.p:.2g}, significant beside {among(total)}. No single "
+        "trial shows it: look for what they share, such as the environment or a step of all "
+        f"recipes. If it is meant, accept it: pytest --compress-suite '{suite}' --compress-update "
+        '--compress-reason "..."'
+    )
+
+
+def decision(evidence: Evidence, rejected: set[tuple[str, str]], total: int) -> Decision:
+    """What becomes of one trial.
+
+    Args:
+        evidence: of the trial.
+        rejected: trial and direction of the tests that are significant.
+        total: how many tests there are.
+    """
     test = evidence.test
     if evidence.lost:
         return Decision(verdict="")
     if test is not None and test.suspected and (evidence.trial, "loss") in rejected:
-        return Decision(verdict="regressed", red=loud(test, among))
+        return Decision(verdict="regressed", red=loud(test, among(total)))
     if test is not None and test.improved and (evidence.trial, "gain") in rejected:
-        return Decision(verdict="improved", red=loud(test, among))
+        return Decision(verdict="improved", red=loud(test, among(total)))
     unclear = list(evidence.unclear)
     if test is not None and test.suspected:
         unclear.append(
             f"{test.loss:.2%} of the answers were lost since the result was accepted, "
-            f"p = {test.p_loss:.3f} by itself, which is not significant after {among}"
+            f"p = {test.p_loss:.3f} by itself, which is not significant after {among(total)}. "
+            f"{test.sensitivity(total)}"
         )
     if not unclear:
         better = test is not None and test.improved
@@ -239,6 +273,6 @@ def decision(evidence: Evidence, rejected: set[tuple[str, str]], among: str) -> 
     )
 
 
-def loud(test: Test, among: str) -> str:
+def loud(test: Test, adjusted: str) -> str:
     """What a trial says whose change is significant."""
-    return f"{test.headline}, significant after {among}.\n{test.details}"
+    return f"{test.headline}, significant after {adjusted}.\n{test.details}"

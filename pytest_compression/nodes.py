@@ -230,7 +230,7 @@ class Trial(pytest.Item):
         self.evidence = evidence(examined, self.config.stash.get(TESTS_IN_ALL, 0))
         self.user_properties += properties.of_verdict(examined)
         if not self.evidence.held:
-            said = decision(self.evidence, set(), "").verdict or examined.verdict.outcome
+            said = decision(self.evidence, set(), 1).verdict or examined.verdict.outcome
             self.user_properties.append(("verdict", said))
 
     def runtest(self) -> None:
@@ -241,7 +241,7 @@ class Trial(pytest.Item):
         undecided = examined.verdict.outcome == "inconclusive" and not self.evidence.held
         if undecided and self.evidence.on_inconclusive == "fail":
             raise Inconclusive(failure.text(examined), pytrace=False)
-        warning = "" if self.evidence.held else decision(self.evidence, set(), "").warning
+        warning = "" if self.evidence.held else decision(self.evidence, set(), 1).warning
         if warning:
             inconclusive(self.nodeid, warning)
 

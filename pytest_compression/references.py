@@ -309,7 +309,12 @@ def stale(
 ) -> list[str]:
     """Why a baseline is one of something else, in words."""
     now, said = subject.fingerprint, []
-    if found.fingerprint.weights != now.weights:
+    then, here = found.environment.get("dtype"), subject.environment.get("dtype")
+    if found.fingerprint.weights != now.weights and then != here:
+        said.append(
+            f"environment drift: the dense model is loaded as {here} and was accepted as {then}"
+        )
+    elif found.fingerprint.weights != now.weights:
         said.append("the dense weights are not those of the baseline")
     if found.fingerprint.questions != now.questions:
         said.append(f"the questions are not those of the baseline{counts(found, subject)}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_compression.conclusion import TESTS_IN_ALL
+from pytest_compression.fingerprints import digest
 from pytest_compression.nodes import Pooled, Trial
 from pytest_compression.settings import KEY, PLANNED
 from pytest_compression.suite import DENSE
@@ -34,8 +35,10 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
         if not keep:
             message = f"--compress-shard {settings.shard[0]}/{settings.shard[1]}: nothing is left"
             raise pytest.UsageError(message)
-        for item in keep:  # so that a report shows whether all of them ran
+        whole = digest(trial.nodeid.encode() for trial in trials)
+        for item in keep:  # so that a report shows whether all of them ran, and of what
             item.user_properties.append(("trials_selected", len(keep)))
+            item.user_properties.append(("selection", whole))
     if settings.plan:
         config.stash[PLANNED] = [
             (item.path, item.spec, item.dense_spec())

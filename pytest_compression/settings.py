@@ -219,8 +219,13 @@ def check(option: Any) -> None:
     if option.compress_reason is not None and not records:
         message = "--compress-reason is kept with a baseline; add --compress-update"
         raise pytest.UsageError(message)
-    if option.compress_report == "":
-        message = "--compress-report names no file"
+    if option.compress_report is not None and (
+        not option.compress_report or Path(option.compress_report).is_dir()
+    ):
+        message = f"--compress-report '{option.compress_report}' names no file"
+        raise pytest.UsageError(message)
+    if option.compress_report is not None and option.compress_plan:
+        message = "--compress-plan runs nothing that could be reported: drop --compress-report"
         raise pytest.UsageError(message)
     if option.compress_plan and getattr(option, "numprocesses", None):
         message = "--compress-plan runs nothing that could be shared out: drop -n"

@@ -306,7 +306,7 @@ class Noise(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     flips: dict[str, int]
     """Answers that came out otherwise, by condition."""
     false_red: float
-    """Chance that a run of an unchanged recipe is red by numerics alone."""
+    """Chance that a run calls the unchanged dense model drift, by numerics alone."""
     date: str
 
 

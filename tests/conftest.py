@@ -22,8 +22,10 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> Project:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project with ``suites/x.yaml`` and no baselines yet."""
+    for name in ("CI", "BUILD_NUMBER"):  # there pytest's last lines repeat whole messages
+        monkeypatch.delenv(name, raising=False)
     registry.resolve.cache_clear()  # each project has fakes of its own
     shutil.copy(Path(__file__).with_name("fakes.py"), pytester.path)
     pytester.makefile(

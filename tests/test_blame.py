@@ -90,6 +90,16 @@ def test_an_edited_weight_is_a_stale_baseline(gate: Gate) -> None:
     assert "questions are not" not in line(text)
 
 
+def test_another_dtype_is_environment_drift(gate: Gate) -> None:
+    gate.edit(DECODER, "decoder: {use: embedded, family: causal, dtype: bfloat16}")
+    status, outcomes, text = gate.run("decoder/int8::countries")
+    assert status == 1
+    assert outcomes == {"decoder/int8::countries": "ERROR"}
+    drift = "environment drift: the dense model is loaded as bfloat16 and was accepted as float32"
+    assert drift in line(text)
+    assert "weights are not those" not in line(text)
+
+
 def test_one_bit_less_is_a_regression_of_the_recipe_though_above_the_floor(gate: Gate) -> None:
     gate.edit("int4: {use: rtn, bits: 4}", "int4: {use: rtn, bits: 3}")
     status, outcomes, text = gate.run("decoder/int4")

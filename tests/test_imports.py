@@ -45,7 +45,7 @@ LIGHT = {
     | {"registry", "settings", "suite", "familywise", "conclusion", "references", "examination"}
     | {"acceptance", "calibration", "early_stop", "report"},
     "protocol": {"conclusion", "nodes"},
-    "selection": {"settings", "suite", "conclusion", "nodes"},
+    "selection": {"fingerprints", "settings", "suite", "conclusion", "nodes"},
     "plugin": {"settings", "conclusion", "nodes", "protocol", "selection", "report"},
     "cli": GROUND | {"report"},
 }

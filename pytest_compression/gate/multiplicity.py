@@ -88,27 +88,28 @@ def limit(flipped: Sequence[int], alpha: float) -> float:
 
 
 def significant(
-    trials: Sequence[float], flipped: Sequence[int], together: float, alpha: float
-) -> tuple[list[bool], bool]:
-    """Which trials' tests are significant, and whether that of all trials together is.
+    trials: Sequence[float], flipped: Sequence[int], together: Sequence[float], alpha: float
+) -> tuple[list[bool], list[bool]]:
+    """Which trials' tests are significant, and which of those of many trials together.
 
-    The trials have half of alpha and all together the other half; where one side is rejected
-    wholly, its half goes over (Bretz, Maurer, Brannath and Posch 2009,
-    https://doi.org/10.1002/sim.3495).
+    The trials have half of alpha and those of many together the other half; where one side is
+    rejected wholly, its half goes over (Bretz, Maurer, Brannath and Posch 2009,
+    https://doi.org/10.1002/sim.3495). With none together, the trials have all of it.
 
     Args:
         trials: one-sided p of each trial, ``[m]``.
         flipped: units that differ in each, ``[m]``.
-        together: p of all trials, see :func:`pooled`.
+        together: p of each pool of trials, see :func:`pooled`.
         alpha: chance of any false alarm.
 
     Raises:
         ValueError: a p outside [0, 1].
     """
-    require_shares([together])
+    if not together:
+        return tarone(trials, flipped, alpha), []
     found = tarone(trials, flipped, alpha / 2)
-    also = together <= (alpha if all(found) else alpha / 2)
-    return (tarone(trials, flipped, alpha) if also else found), also
+    also = holm(together, alpha if all(found) else alpha / 2)
+    return (tarone(trials, flipped, alpha) if all(also) else found), also
 
 
 def require_shares(p: Sequence[float]) -> None:

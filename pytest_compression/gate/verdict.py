@@ -257,17 +257,20 @@ def too_few(
     n = len(now)
     harmless = 2 * min(len(found.forgotten), len(found.learned)) / n
     test = paired_test(accepted, now, clusters, alpha=gate.alpha, margin=gate.margin)
-    least = test.detectable(n, harmless=harmless, power=gate.power)
-    more = test.questions_needed(
-        found.loss, harmless=min(harmless, 1 - found.loss), power=gate.power
-    )
-    sees = "show no loss at all" if least is None else f"show a loss of {least:.2%}"
-    settles = "" if more is None else f"; about {more:,} would settle one of this size"
     return (
         f"{n} questions cannot tell whether more than {gate.margin:.1%} was lost since the "
-        f"result was accepted: {found.loss:.2%} net, p = {found.p_loss:.3f}. They {sees} with "
-        f"power {gate.power:.0%}{settles}"
+        f"result was accepted: {found.loss:.2%} net, p = {found.p_loss:.3f}. "
+        f"{shows(test, n, found.loss, harmless, gate.power)}"
     )
+
+
+def shows(test: PairedTest, n: int, loss: float, harmless: float, power: float) -> str:
+    """What so many questions could show, and how many would settle a loss of that size."""
+    least = test.detectable(n, harmless=harmless, power=power)
+    more = test.questions_needed(loss, harmless=min(harmless, 1 - loss), power=power)
+    sees = "show no loss at all" if least is None else f"show a loss of {least:.2%}"
+    settles = "" if more is None else f"; about {more:,} would settle one of this size"
+    return f"They {sees} with power {power:.0%} at level {test.alpha:.2g}{settles}"
 
 
 def paired_test(

@@ -45,7 +45,11 @@ def compare(
         scored = Scored(
             scores=found.scores, dense=then.scores, chance=then.chance, clusters=then.clusters
         )
-        verdict = judge(scored, gate)
+        try:
+            verdict = judge(scored, gate)
+        except ValueError as error:
+            message = f"{accepted} and {now} cannot be judged: {error}."
+            raise BaselineError(message) from error
         lines += [*retained(verdict, gate), *by_relation(then, found)]
         red = verdict.outcome == "lost" or (
             verdict.outcome == "inconclusive" and gate.on_inconclusive == "fail"
@@ -54,6 +58,8 @@ def compare(
         regression = against_accepted(then.scores, found.scores, then.clusters, gate)
         lines += [*changed(regression, gate, len(then.scores)), *by_relation(then, found)]
         red = regression.suspected or (bool(regression.unclear) and gate.on_inconclusive == "fail")
+    if near := len({*old.near_ties, *new.near_ties}):
+        lines.append(f"{near} answers were near ties of A or B: a run would settle them")
     differs = differences(old.environment, new.environment)
     lines.append(f"environment: {', '.join(differs) or 'the same'}")
     return lines, red
@@ -83,6 +89,8 @@ def require_comparable(old: Baseline, new: Baseline, accepted: Path, now: Path) 
     differ = [
         name for name in names if getattr(old.fingerprint, name) != getattr(new.fingerprint, name)
     ]
+    if not differ and old.counts != new.counts:
+        differ = ["questions"]
     if differ:
         message = (
             f"{accepted} and {now} cannot be compared: they are of other "

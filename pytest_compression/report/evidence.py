@@ -2,7 +2,7 @@
 
 from pytest_compression.examination import Examination
 from pytest_compression.familywise import Evidence, Test
-from pytest_compression.gate.verdict import Regression
+from pytest_compression.gate.verdict import Regression, paired_test
 from pytest_compression.report import failure
 
 
@@ -57,7 +57,14 @@ def comparison(examined: Examination, regression: Regression) -> Test:
         headline, _, details = failure.text(examined).partition(".\n")
     everything = range(len(examined.references.dense))
     _, now = examined.references.scores(examined.measured, everything, examined.subject)
+    measured, accepted = examined.measured, examined.references.accepted
+    shape = paired_test(accepted, now, measured.clusters, alpha=gate.alpha, margin=gate.margin)
+    n = examined.verdict.questions
     return Test(
+        harmless=2 * min(len(change.forgotten), len(change.learned)) / n,
+        inflation=shape.inflation,
+        relations=shape.clusters,
+        power=gate.power,
         loss=change.loss,
         p_loss=change.p_loss,
         p_gain=change.p_gain,

@@ -68,8 +68,8 @@ def headline(examined: Examination) -> str:
     if verdict.outcome == "lost":
         return f"knowledge was lost: {'; '.join(verdict.broken)}"
     regression = verdict.regression
-    suspected = regression is not None and regression.suspected
-    if verdict.outcome == "inconclusive" and not suspected:
+    changed = regression is not None and (regression.suspected or regression.improved)
+    if verdict.outcome == "inconclusive" and not changed:
         return f"INCONCLUSIVE: {'; '.join(verdict.unclear)}"
     assert regression is not None  # noqa: S101
     change, margin = regression.change, examined.subject.spec.gate.margin

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -9,12 +10,12 @@ from rich.table import Table
 
 from pytest_compression.errors import BaselineError
 from pytest_compression.gate.clusters import units
-from pytest_compression.gate.retention import retention
+from pytest_compression.gate.retention import Retention, retention
 from pytest_compression.gate.verdict import paired_test
 from pytest_compression.settings import Settings, trial_id
 from pytest_compression.store import baselines
 from pytest_compression.store.baselines import Baseline
-from pytest_compression.types import TrialSpec
+from pytest_compression.types import Gate, TrialSpec
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -33,20 +34,26 @@ class Planned(Struct, frozen=True, kw_only=True):
     chance: float | None = None
     """Chance that a loss from the accepted result down to the floor is seen as a regression;
     None if it is not tested."""
+    proof: float | None = None
+    """Chance that the lower limit reaches the floor, if the retention is as accepted; None if that
+    is not asked for."""
     blind: bool = False
     """Whether a loss must be twice the margin or more to be seen."""
     tokens: int = 0
     seconds: float = 0.0
 
 
-def plan(trials: Sequence[tuple[Path, TrialSpec, TrialSpec]], settings: Settings) -> list[Planned]:
+def plan(
+    trials: Sequence[tuple[Path, TrialSpec, TrialSpec]], settings: Settings, tests_in_all: int = 0
+) -> list[Planned]:
     """What is known of each trial.
 
     Args:
         trials: of each its suite file, its spec and that of the dense model's trial.
         settings: where baselines are.
+        tests_in_all: how many there are in all shards; 0 if the run is no shard.
     """
-    tests = sum(spec.tests for _, spec, _ in trials)
+    tests = tests_in_all or sum(spec.tests for _, spec, _ in trials)
     return [one(*trial, settings, tests) for trial in trials]
 
 
@@ -81,12 +88,22 @@ def one(path: Path, spec: TrialSpec, dense: TrialSpec, settings: Settings, tests
         units=f"{relations} relations" if unit is not None else "questions",
         retention=kept.value,
         floor=gate.min_retention,
+        proof=proof(kept, gate) if gate.assurance == "proven" and spec.recipe != "dense" else None,
         tokens=own.cost.tokens,
         seconds=own.cost.seconds,
     )
     if not spec.is_tested:
         return known
     return sensitivity(known, own, (then, now), spec, tests)
+
+
+def proof(kept: Retention, gate: Gate) -> float:
+    """Chance that the lower limit reaches the floor, by the normal approximation."""
+    if kept.standard_error == 0:
+        return float(kept.low >= gate.min_retention)
+    normal = NormalDist()
+    above = (kept.value - gate.min_retention) / kept.standard_error
+    return normal.cdf(above - normal.inv_cdf(1 - gate.alpha))
 
 
 def sensitivity(
@@ -101,7 +118,7 @@ def sensitivity(
     gate, n = spec.gate, own.questions
     pairs = list(zip(then.scores, now.scores, strict=True))
     harmless = 2 * min(sum(d > c for d, c in pairs), sum(c > d for d, c in pairs)) / n
-    level = gate.alpha / 2 / tests  # half is for the pooled test
+    level = gate.alpha / (2 if tests > 1 else 1) / tests  # half is for the pooled test
     test = paired_test(then.scores, now.scores, now.clusters, alpha=level, margin=gate.margin)
     least = test.detectable(n, harmless=harmless, power=gate.power)
     knowledge = sum(then.scores) - sum(then.chance)
@@ -126,7 +143,7 @@ def table(found: Sequence[Planned]) -> Table:
     """One row a trial."""
     built = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     built.add_column("trial", overflow="fold", min_width=24)
-    for name in ("n", "units", "accepted", "floor", "sees a loss of", "power at floor"):
+    for name in ("n", "units", "accepted", "floor", "sees a loss of", "power at floor", "proof"):
         built.add_column(name, justify="right", no_wrap=True)
     built.add_column("tokens", justify="right", no_wrap=True)
     built.add_column("time", justify="right", no_wrap=True)
@@ -144,6 +161,7 @@ def table(found: Sequence[Planned]) -> Table:
             f"{row.floor:g}",
             "-" if row.chance is None else sees + (" !" if row.blind else ""),
             "-" if row.chance is None else f"{row.chance:.0%}",
+            "-" if row.proof is None else f"{row.proof:.0%}",
             f"{row.tokens:,}" if row.tokens else "-",
             duration(row.seconds) if row.seconds else "-",
         )
@@ -166,7 +184,8 @@ def closing(found: Sequence[Planned]) -> list[str]:
     if blind:
         said.append(
             f"{blind} trials, marked !, would only see losses beyond twice their margin as a "
-            "regression. More questions, more relations or a wider margin would be honest."
+            "regression, if all trials changed; where few do, less is enough. More questions, more "
+            "relations or a wider margin would be honest."
         )
     return said
 

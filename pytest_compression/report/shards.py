@@ -39,6 +39,7 @@ def merge(paths: Sequence[Path]) -> tuple[list[str], bool]:
     lines = drawn(table(rows), WIDTH, color=False).splitlines()
     for suite, one in judged.pools.items():
         lines.append(f"{suite}: {remarks_of_pool(one)}")
+    lines += [f"WARNING {one.warning}" for one in decisions.values() if one.warning]
     for red in reds:
         lines += ["", red]
     bad = [row[TRIAL] for row in rows if row["outcome"] in ("failed", "error")]
@@ -61,6 +62,10 @@ def require_whole(parts: Sequence[Results], paths: Sequence[Path]) -> None:
                 f"{selected or 'its'} trials have a result. Run it again."
             )
             raise BaselineError(message)
+    selections = {row.get("selection") for part in parts for row in part.trials}
+    if len(selections) > 1:
+        message = "the reports are of shards of different suites or selections of trials."
+        raise BaselineError(message)
     shards = [part.shard for part in parts if part.shard is not None]
     counts = {count for _, count in shards}
     if len(counts) > 1:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_compression import suite
-from pytest_compression.conclusion import FAMILY, Family
+from pytest_compression.conclusion import FAMILY, TESTS_IN_ALL, Family
 from pytest_compression.errors import SuiteError
 from pytest_compression.familywise import Pool
 from pytest_compression.gate.erosion import Slide, slid
@@ -153,8 +153,8 @@ def width_of(reporter: pytest.TerminalReporter) -> int:
 def show_plan(reporter: pytest.TerminalReporter, config: pytest.Config, settings: Settings) -> None:
     """What the collected trials could tell, and what they would cost."""
     reporter.section("compression: plan", sep="=")
-    trials = config.stash[PLANNED]
-    found = plan.plan(trials, settings)
+    trials = config.stash.get(PLANNED, [])
+    found = plan.plan(trials, settings, config.stash.get(TESTS_IN_ALL, 0))
     if found:
         drawing = drawn(plan.table(found), width_of(reporter), color=reporter.hasmarkup)
         reporter.write(drawing)
@@ -230,9 +230,9 @@ def noise(found: list[Row]) -> Iterator[str]:
             )
             yield (
                 f"{row[TRIAL].partition('::')[2]}: margins moved by at most, in nats: {shifts}. "
-                f"Near ties must reach {row['noise_near_tie']:.2g} nats for that, and reach "
-                f"{max(row['near_tie'], row['noise_near_tie']):.2g} from now on. Red by numerics "
-                f"alone: {row['false_red']:.2%} of runs to be expected."
+                f"Near ties within {row['noise_near_tie']:.2g} nats settle all of that; "
+                f"{max(row['near_tie'], row['noise_near_tie']):.2g} are asked for from now on. To "
+                f"be expected: {row['false_red']:.2%} of runs are called drift by numerics alone."
             )
 
 

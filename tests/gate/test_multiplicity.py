@@ -57,7 +57,7 @@ def test_a_p_value_is_a_share(p: list[float]) -> None:
     for call in (
         lambda: holm(p, ALPHA),
         lambda: tarone(p, [9] * len(p), ALPHA),
-        lambda: significant([], [], p[-1], ALPHA),
+        lambda: significant([], [], p, ALPHA),
     ):
         with pytest.raises(ValueError, match="not a p-value: "):
             call()
@@ -98,7 +98,7 @@ def tarone_first(p: float, i: int, flipped: list[int]) -> bool:
 def test_nine_forgotten_are_seen_if_nothing_else_flipped() -> None:
     p, flipped = [1.0] * 199 + [2.0**-9], [0] * 199 + [9]
     assert not any(holm(p, ALPHA))
-    assert tarone(p, flipped, ALPHA) == significant(p, flipped, 1.0, ALPHA)[0]
+    assert tarone(p, flipped, ALPHA) == significant(p, flipped, [], ALPHA)[0]
     assert tarone(p, flipped, ALPHA) == [False] * 199 + [True]
     assert not any(tarone(p, [9] * 200, ALPHA))
 
@@ -108,7 +108,7 @@ def test_trials_and_all_together_have_half_of_alpha_each(
     trials: list[tuple[int, int]], together: float
 ) -> None:
     p, flipped = [mcnemar(*each) for each in trials], [sum(each) for each in trials]
-    found, also = significant(p, flipped, together, ALPHA)
+    found, (also,) = significant(p, flipped, [together], ALPHA)
     half = tarone(p, flipped, ALPHA / 2)
     assert also == (together <= (ALPHA if all(half) else ALPHA / 2))
     assert found == (tarone(p, flipped, ALPHA) if also else half)
@@ -160,7 +160,7 @@ def test_what_no_trial_shows_all_together_do() -> None:
         assert found.loss <= 0.01
     together = pooled(trials, names, 40 * 200)
     assert (together.loss, together.trials, together.units) == (0.01, 40, 121)
-    found_of_trials, also = significant(p, [4] * 40, together.p, ALPHA)
+    found_of_trials, (also,) = significant(p, [4] * 40, [together.p], ALPHA)
     assert not any(found_of_trials)
     assert also
     assert together.loss > pooled_margin(0.01, 40)

@@ -264,8 +264,8 @@ def test_what_is_too_few_to_tell_is_told_in_figures() -> None:
     found = against_accepted(accepted, [0] * 4 + [1] * 196, ["r"] * 200, Gate())
     assert found.unclear == (
         "200 questions cannot tell whether more than 1.0% was lost since the result was "
-        "accepted: 2.00% net, p = 0.062. They show a loss of 3.34% with power 80%; about 335 would "
-        "settle one of this size"
+        "accepted: 2.00% net, p = 0.062. They show a loss of 3.34% with power 80% at level 0.05; "
+        "about 335 would settle one of this size"
     )
     # Without gains, five losses are significant, and four are not.
     assert binom.sf(4, 200, 0.0334) == pytest.approx(0.8, abs=0.003)

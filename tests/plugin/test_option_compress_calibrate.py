@@ -86,12 +86,12 @@ def test_the_figures_are_printed(project: Project) -> None:
     message = said(project.run(OPTION))
     assert (
         "tiny/dense::low: margins moved by at most, in nats: threads 2 0.009 (3 flips), dtype half "
-        "0.9 (3 flips). Near ties must reach 0.019 nats for that, and reach 0.019 from now on. Red "
-        "by numerics alone: 0.00% of runs to be expected." in message
+        "0.9 (3 flips). Near ties within 0.019 nats settle all of that; 0.019 are asked for from "
+        "now on. To be expected: 0.00% of runs are called drift by numerics alone." in message
     )
     assert (
         "tiny/dense::high: margins moved by at most, in nats: threads 2 0 (0 flips), dtype half 0 "
-        "(0 flips). Near ties must reach 0 nats for that, and reach 0.01 from now on. Red"
+        "(0 flips). Near ties within 0 nats settle all of that; 0.01 are asked for from now on."
         in message
     )
 
@@ -100,7 +100,10 @@ def test_what_the_suite_asks_for_is_not_narrowed(project: Project) -> None:
     noisy(project, -0.001)
     project.accept()
     message = said(project.run(OPTION))
-    assert "Near ties must reach 0.0021 nats for that, and reach 0.01 from now on." in message
+    assert (
+        "Near ties within 0.0021 nats settle all of that; 0.01 are asked for from now on."
+        in message
+    )
     project.run().assert_outcomes(passed=5, xfailed=2)
 
 

@@ -114,7 +114,7 @@ def test_a_shard_tests_among_all_trials_of_all_shards(several: Project) -> None:
     shard = several.run("--compress-shard", "1/3")
     shard.assert_outcomes(passed=4, warnings=1, deselected=9)
     shard.stdout.fnmatch_lines(
-        ["*p = 0.008 by itself, which is not significant after Holm's adjustment over 1? tests."]
+        ["*p = 0.008 by itself, which is not significant after Holm's adjustment over 10 tests. *"]
     )
     changed(several, {"r0": range(390, 400)})
     several.run("--compress-shard", "1/3").assert_outcomes(failed=1, passed=3, deselected=9)
@@ -176,7 +176,7 @@ def test_one_shard_of_one_is_all(several: Project, capsys: pytest.CaptureFixture
     changed(several, {"r1": range(393, 400)})
     names, (only,) = shards(several, 1)
     assert len(json.loads((several.path / "1.json").read_bytes())["trials"]) == 12
-    assert only.parseoutcomes()["failed"] == 1
+    assert "failed" not in only.parseoutcomes()  # a shard is as strict as its share
     assert merge(several, names, capsys)[0] == 1
 
 

@@ -230,12 +230,15 @@ def test_the_noise_that_a_calibration_found_is_told_by_condition() -> None:
     assert list(remarks("x.yaml", [found], None)) == [
         (
             "m/dense::b: margins moved by at most, in nats: threads 1 0.0061 (0 flips), dtype "
-            "bfloat16 0.5 (3 flips). Near ties must reach 0.012 nats for that, and reach 0.02 from "
-            "now on. Red by numerics alone: 0.04% of runs to be expected."
+            "bfloat16 0.5 (3 flips). Near ties within 0.012 nats settle all of that; 0.02 are "
+            "asked for from now on. To be expected: 0.04% of runs are called drift by numerics "
+            "alone."
         )
     ]
     large = found | {"noise_near_tie": 0.03}
-    assert "reach 0.03 nats for that, and reach 0.03 from" in next(remarks("x.yaml", [large], None))
+    assert "within 0.03 nats settle all of that; 0.03 are asked for" in next(
+        remarks("x.yaml", [large], None)
+    )
 
 
 def test_what_all_trials_say_together_is_told_in_figures() -> None:

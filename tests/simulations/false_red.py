@@ -105,10 +105,10 @@ class Run:
     def significant(self) -> Truths:
         """As the gate decides."""
         rows = [
-            significant(p[:-1], flipped, p[-1], ALPHA)
+            significant(p[:-1], flipped, p[-1:], ALPHA)
             for p, flipped in zip(self.p.tolist(), self.flipped.tolist(), strict=True)
         ]
-        return np.array([[*found, also] for found, also in rows])
+        return np.array([[*found, *also] for found, also in rows])
 
     def beyond(self, margin: float) -> Truths:
         """Where the loss is beyond the margin."""
