@@ -25,12 +25,16 @@ class Gate:
         (folder / "pytest.toml").write_text("[pytest]\n", encoding="utf-8")
 
     def run(
-        self, *trials: str, options: tuple[str, ...] = (), env: dict[str, str] | None = None
+        self,
+        *trials: str,
+        suite: str = SUITE,
+        options: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str], str]:
         """Exit status, outcome by trial, and all that was printed."""
         command = [sys.executable, "-m", "pytest", "--compress-suite", "-rA", *options]
         done = subprocess.run(  # noqa: S603  # our own interpreter on our own files
-            [*command, *(f"{SUITE}::{trial}" for trial in trials)],
+            [*command, *(f"{suite}::{trial}" for trial in trials)],
             cwd=self.folder,
             env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
             capture_output=True,
@@ -41,9 +45,9 @@ class Gate:
         outcomes = {found[2].partition("::")[2]: found[1] for found in TRIAL.finditer(done.stdout)}
         return done.returncode, outcomes, text
 
-    def edit(self, old: str, new: str) -> None:
-        """Change the suite."""
-        path = self.folder / SUITE
+    def edit(self, old: str, new: str, suite: str = SUITE) -> None:
+        """Change a suite."""
+        path = self.folder / suite
         text = path.read_text(encoding="utf-8")
         assert text.count(old) == 1
         path.write_text(text.replace(old, new), encoding="utf-8")
