@@ -7,14 +7,16 @@ kept together. A trial whose verdict depends on the others' has no report of its
 import copy
 import warnings
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from _pytest.config import apply_warning_filters
 
 from pytest_compression import InconclusiveWarning
-from pytest_compression.familywise import Decision, Evidence, Pool, decide
+
+if TYPE_CHECKING:
+    from pytest_compression.familywise import Decision, Evidence, Pool
 
 HELD = "compression_evidence"
 """The attribute of a setup's report that carries the evidence."""
@@ -23,10 +25,7 @@ HELD = "compression_evidence"
 FEWER_THAN_TWO = (
     "fewer than two trials that are not red by themselves were compared with accepted results"
 )
-ALONE = Decision(
-    verdict="",
-    red="No trial of the suite was judged in this run, so there is nothing to pool: run them too.",
-)
+ALONE = "No trial of the suite was judged in this run, so there is nothing to pool: run them too."
 
 
 class Family:
@@ -50,6 +49,8 @@ class Family:
         self._started.setdefault(report.nodeid.partition("::")[0], set()).add(report.nodeid)
         carried = getattr(report, HELD, None)
         if report.when == "setup" and carried is not None:
+            from pytest_compression.familywise import Evidence
+
             self.evidence[report.nodeid] = msgspec.convert(carried, Evidence)
             self._setups[report.nodeid] = report
         elif report.when == "call":
@@ -61,10 +62,13 @@ class Family:
         try:
             return (yield)
         finally:
-            self.conclude()
+            if self.evidence:
+                self.conclude()
 
     def conclude(self) -> None:
         """Decide, and report what was held."""
+        from pytest_compression.familywise import Decision, decide
+
         pooling = {node: e for node, e in self.evidence.items() if "::" not in e.trial}
         trials = [e for node, e in self.evidence.items() if node not in pooling]
         judged = decide(trials, [one.trial for one in pooling.values()])
@@ -74,14 +78,14 @@ class Family:
                 continue
             decided = self.decisions.get(evidence.trial)
             if node in pooling and self._started[node.partition("::")[0]] == {node}:
-                decided = ALONE
+                decided = Decision(verdict="", red=ALONE)
             if decided is not None and decided.warning and not self.warn(node, decided.warning):
                 said = f"{InconclusiveWarning.__name__}: {decided.warning}"
                 decided = msgspec.structs.replace(decided, red=said)
             if evidence.held or node in pooling:
                 self.give(node, decided)
 
-    def give(self, node: str, decided: Decision | None) -> None:
+    def give(self, node: str, decided: "Decision | None") -> None:
         """Report the call and the teardown of a trial that was held back."""
         setup = self._setups[node]
         for when in ("call", "teardown"):
@@ -132,6 +136,6 @@ TESTS_IN_ALL = pytest.StashKey[int]()
 """How many tests there are in all shards."""
 
 
-def carried(evidence: Evidence) -> Any:
+def carried(evidence: "Evidence") -> Any:
     """Evidence as plain values, which cross processes."""
     return msgspec.to_builtins(evidence)

@@ -3,6 +3,8 @@
 A variant's setup loads and compresses. A trial's setup measures and checks that the baseline is
 one of the same thing; its call judges. So lost knowledge is a FAILURE, and whatever could not be
 measured is an ERROR.
+
+What judges is imported where a trial runs, for to collect needs no arithmetic.
 """
 
 import contextlib
@@ -11,23 +13,21 @@ import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_compression import registry, suite
-from pytest_compression.acceptance import record
-from pytest_compression.calibration import calibrate
 from pytest_compression.conclusion import TESTS_IN_ALL, inconclusive
-from pytest_compression.early_stop import ask_until_decided
 from pytest_compression.errors import CompressionError
-from pytest_compression.examination import Examination, examine
-from pytest_compression.familywise import Evidence, decision
-from pytest_compression.references import Subject, refer
-from pytest_compression.report import failure, properties
-from pytest_compression.report.evidence import evidence
+from pytest_compression.report import properties
 from pytest_compression.settings import KEY, Settings, trial_id
 from pytest_compression.types import Footprint, Measurement, Model, Part, Suite, TrialSpec
+
+if TYPE_CHECKING:
+    from pytest_compression.examination import Examination
+    from pytest_compression.familywise import Evidence
+    from pytest_compression.references import Subject
 
 
 class KnowledgeLost(pytest.fail.Exception):  # type: ignore[name-defined,misc]  # made at run time
@@ -159,8 +159,8 @@ class Trial(pytest.Item):
     spec: TrialSpec
     seed = 0
     """Of the order in which an early stop asks."""
-    examination: Examination
-    evidence: Evidence
+    examination: "Examination"
+    evidence: "Evidence"
     seconds = 0.0
     """That the measurement took."""
 
@@ -199,6 +199,12 @@ class Trial(pytest.Item):
 
     def setup(self) -> None:
         """Measure; each figure is in the properties, even when a later check errs."""
+        from pytest_compression.acceptance import record
+        from pytest_compression.calibration import calibrate
+        from pytest_compression.early_stop import ask_until_decided
+        from pytest_compression.examination import examine
+        from pytest_compression.references import refer
+
         settings = self.file.settings
         with told():
             self.user_properties += properties.of_footprint(self.variant.footprint)
@@ -225,8 +231,11 @@ class Trial(pytest.Item):
             self.examination = record(examined, settings, self.seconds)
         self.conclude(self.examination)
 
-    def conclude(self, examined: Examination) -> None:
+    def conclude(self, examined: "Examination") -> None:
         """Keep the evidence, and say in the properties what can be said already."""
+        from pytest_compression.familywise import decision
+        from pytest_compression.report.evidence import evidence
+
         self.evidence = evidence(examined, self.config.stash.get(TESTS_IN_ALL, 0))
         self.user_properties += properties.of_verdict(examined)
         if not self.evidence.held:
@@ -235,6 +244,9 @@ class Trial(pytest.Item):
 
     def runtest(self) -> None:
         """Judge what can be judged alone."""
+        from pytest_compression.familywise import decision
+        from pytest_compression.report import failure
+
         examined = self.examination
         if examined.verdict.outcome == "lost":
             raise KnowledgeLost(failure.text(examined), pytrace=False)
@@ -245,8 +257,10 @@ class Trial(pytest.Item):
         if warning:
             inconclusive(self.nodeid, warning)
 
-    def subject(self, dense: Measurement) -> Subject:
+    def subject(self, dense: Measurement) -> "Subject":
         """What is measured, and where its references are."""
+        from pytest_compression.references import Subject
+
         spec, file = self.spec, self.file
         about = file.settings.suite_id(file.path)
         return Subject(
@@ -317,8 +331,10 @@ class Pooled(pytest.Item):
     """
 
     @property
-    def evidence(self) -> Evidence:
+    def evidence(self) -> "Evidence":
         """Whose trials are pooled."""
+        from pytest_compression.familywise import Evidence
+
         assert isinstance(self.parent, SuiteFile)  # noqa: S101
         return Evidence(trial=self.parent.settings.suite_id(self.path))
 

@@ -59,7 +59,16 @@ HEAVY = {
 }
 RULES = LIGHT | HEAVY
 KERNELS = {"torch", "math", "collections", "dataclasses", "functools", "itertools", "typing"}
-UNWANTED = ("torch", "transformers", "tokenizers", "safetensors", "lm_eval", "scipy", "pandas")
+UNWANTED = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "lm_eval",
+    "numpy",
+    "scipy",
+    "pandas",
+)
 
 
 def part(module: str) -> str:
@@ -212,7 +221,6 @@ def test_collecting_1000_trials_loads_nothing_heavy_and_takes_under_2_seconds(
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         # Processor time: the machine may be busy with something else.
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    # SciPy's special functions, which the gate computes with, load within the time.
-    assert set(said.rpartition("LOADED")[2].split()) <= {"scipy"}
+    assert said.rstrip().endswith("LOADED")
     assert said.count("suites/x.yaml::") == 4 * 25 * 10 + 1  # the pooled test
     assert min(seconds) < 2

@@ -1,9 +1,13 @@
 """Every figure of a trial as ``user_properties``: junit keeps them, and they cross processes."""
 
-from pytest_compression.examination import Examination
+from typing import TYPE_CHECKING
+
 from pytest_compression.gate.erosion import slide
-from pytest_compression.store.baselines import Baseline
 from pytest_compression.types import Footprint, Measurement, Noise, TrialSpec
+
+if TYPE_CHECKING:
+    from pytest_compression.examination import Examination
+    from pytest_compression.store.baselines import Baseline
 
 Properties = list[tuple[str, object]]
 
@@ -52,7 +56,7 @@ def of_measurement(measured: Measurement) -> Properties:
     ]
 
 
-def of_verdict(examined: Examination) -> Properties:
+def of_verdict(examined: "Examination") -> Properties:
     """What is said of it; ``compressed`` is what was measured, with near ties settled."""
     verdict = examined.verdict
     low, high = verdict.interval
@@ -86,7 +90,7 @@ def of_verdict(examined: Examination) -> Properties:
     return found
 
 
-def of_slide(current: Baseline) -> Properties:
+def of_slide(current: "Baseline") -> Properties:
     """How far the accepted figures have slid since the first; nothing if they are the first."""
     slid = slide(
         current.accepted.history, current.score, current.questions, current.gate.min_retention
