@@ -12,6 +12,11 @@ from pytest_compression import registry
 
 pytest_plugins = ["pytester"]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers that each use all processors slow each other
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when torch is imported
+
 # Names of our own: hypothesis loads one called "ci" by itself where it believes to be in CI.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("usual", max_examples=100, deadline=None)

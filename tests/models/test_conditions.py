@@ -105,7 +105,7 @@ def test_conditions_are_named_after_what_differs_from_now() -> None:
         (torch.bfloat16, {"dtype float32"}),
         (torch.float16, {"dtype bfloat16", "dtype float32"}),
     ],
-    ids=str,
+    ids=["float32", "bfloat16", "float16"],  # a set has no order to be named by
 )
 def test_other_dtypes_are_a_narrower_and_a_wider_one(own: torch.dtype, others: set[str]) -> None:
     model = LanguageModel(
