@@ -14,7 +14,7 @@ import msgspec
 
 from pytest_compression.errors import BaselineError
 from pytest_compression.examination import Examination
-from pytest_compression.gate.erosion import loosened, shrunk, worse
+from pytest_compression.gate.erosion import Terms, loosened, shrunk, worse
 from pytest_compression.gate.verdict import near_ties, settled
 from pytest_compression.references import Subject, existing
 from pytest_compression.store import baselines
@@ -44,7 +44,7 @@ def record(examined: Examination, settings: "Settings", seconds: float) -> Exami
     old = found[1] if found else None
     if not settings.reason:
         if old is not None:
-            laxer = loosened(old.gate, subject.gate)
+            laxer = loosened(Terms(old.gate, old.expect), subject.terms)
             require_nothing_less(subject, subject.trial, examined.measured, old, laxer)
         dense = existing(subject, dense=True) if subject.records_dense else None
         if dense is not None:  # else a recipe would stand beside a dense result that was refused
@@ -117,7 +117,9 @@ def recorded(
         },
         near_tie=distance,
         gate=subject.gate,
+        expect=subject.spec.expect,
         left_out=measured.left_out,
+        figures=measured.figures,
         fingerprint=subject.fingerprint,
         footprint=subject.footprint,
         environment=subject.environment,

@@ -106,6 +106,10 @@ def conditions(dense: Measurement, references: References, gate: Gate) -> list[C
     return found
 
 
+PARALLEL = ("questions", "margins", "given", "values", "expected")
+"""What a measurement has one of for each question."""
+
+
 def joined(parts: Sequence[Measurement]) -> Measurement:
     """Measurements of some questions each as one, sorted by id."""
     questions = list(chain.from_iterable(part.questions for part in parts))
@@ -117,7 +121,8 @@ def joined(parts: Sequence[Measurement]) -> Measurement:
 
     return replace(
         parts[0],
-        **{name: sorted_(name) for name in ("questions", "margins", "given", "values")},
+        **{name: sorted_(name) for name in PARALLEL},
+        figures={},  # of the whole; none of a part is
         tokens=sum(part.tokens for part in parts),
     )
 

@@ -14,7 +14,7 @@ from typing import Literal
 from msgspec import Struct
 
 from pytest_compression.gate import multiplicity
-from pytest_compression.gate.multiplicity import Pooled, holm, pooled, pooled_margin
+from pytest_compression.gate.multiplicity import PooledChange, holm, pooled, pooled_margin
 from pytest_compression.gate.power import PairedTest
 from pytest_compression.gate.verdict import shows
 from pytest_compression.types import OnInconclusive
@@ -139,7 +139,7 @@ def tests_of(found: Iterable[Evidence], alpha: float) -> list[One]:
 class Pool(Struct, frozen=True, kw_only=True):
     """The test that pools the trials of a suite."""
 
-    found: Pooled
+    found: PooledChange
     margin: float
     alpha: float
 
@@ -184,7 +184,7 @@ def decide(found: list[Evidence], suites: Collection[str]) -> Judgement:
     tests = tests_of(found, alpha)
     counts = Counter(test.trial.partition("::")[0] for test in tests if test.direction == "loss")
     suites = [suite for suite in suites if counts[suite] > 1]
-    alone = significant(tests, [1.0] * len(suites), alpha, found)[0]
+    alone = rejected(tests, [1.0] * len(suites), alpha, found)[0]
     red = {e.trial for e in found if e.lost or (e.suspected and (e.trial, "loss") in alone)}
     pools = {}
     for suite in suites:
@@ -193,7 +193,7 @@ def decide(found: list[Evidence], suites: Collection[str]) -> Judgement:
             pools[suite] = one
     together = [min(1.0, one.found.p * alpha / one.alpha) for one in pools.values()]
     absent = [1.0] * (len(suites) - len(pools))
-    alone, spread = significant(tests, together + absent, alpha, found)
+    alone, spread = rejected(tests, together + absent, alpha, found)
     total = max([len(tests), *(evidence.tests_in_all for evidence in found)])
     decisions = {e.trial: decision(e, alone, total) for e in found}
     for (suite, one), is_spread in zip(pools.items(), spread, strict=False):
@@ -202,7 +202,7 @@ def decide(found: list[Evidence], suites: Collection[str]) -> Judgement:
     return Judgement(decisions=decisions, pools=pools)
 
 
-def significant(
+def rejected(
     tests: Sequence[One], together: Sequence[float], alpha: float, found: Iterable[Evidence]
 ) -> tuple[set[tuple[str, str]], list[bool]]:
     """Trial and direction of the tests that are significant, and which pools are.
@@ -240,20 +240,20 @@ def diffuse(suite: str, one: Pool, total: int) -> str:
     )
 
 
-def decision(evidence: Evidence, rejected: set[tuple[str, str]], total: int) -> Decision:
+def decision(evidence: Evidence, significant: set[tuple[str, str]], total: int) -> Decision:
     """What becomes of one trial.
 
     Args:
         evidence: of the trial.
-        rejected: trial and direction of the tests that are significant.
+        significant: trial and direction of the tests that are significant.
         total: how many tests there are.
     """
     test = evidence.test
     if evidence.lost:
         return Decision(verdict="")
-    if test is not None and test.suspected and (evidence.trial, "loss") in rejected:
+    if test is not None and test.suspected and (evidence.trial, "loss") in significant:
         return Decision(verdict="regressed", red=loud(test, among(total)))
-    if test is not None and test.improved and (evidence.trial, "gain") in rejected:
+    if test is not None and test.improved and (evidence.trial, "gain") in significant:
         return Decision(verdict="improved", red=loud(test, among(total)))
     unclear = list(evidence.unclear)
     if test is not None and test.suspected:

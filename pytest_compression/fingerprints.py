@@ -29,5 +29,7 @@ def of_questions(questions: Iterable[Question]) -> str:
             question.cluster,
             *question.candidates,
         )
+        if question.accepted or question.before or question.behind:
+            texts += ("", question.before, question.behind, *question.accepted)
         parts.append("\0".join(texts).encode())
     return digest(parts)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from pytest_compression.errors import BaselineError, MeasurementError, nearest
 from pytest_compression.fingerprints import of_questions
+from pytest_compression.gate.erosion import Terms
 from pytest_compression.gate.erosion import changed as gate_changes
 from pytest_compression.gate.retention import better_than_chance
 from pytest_compression.gate.verdict import (
@@ -89,6 +90,11 @@ class Subject(Struct, frozen=True, kw_only=True):
         gate = self.spec.gate
         floors = relation_floors(self.dense.clusters, gate.relation_floors)
         return replace(gate, relation_floors=dict(floors))
+
+    @property
+    def terms(self) -> Terms:
+        """On what a result would be accepted now."""
+        return Terms(self.gate, self.spec.expect)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -289,7 +295,7 @@ def fetch(subject: Subject, path: Path, near_tie: float | None = None) -> tuple[
             f"{subject.command} {' '.join(missing)} --compress-update-new"
         )
         raise BaselineError(message) from None
-    said = stale(found, subject, subject.gate if own else None, near_tie)
+    said = stale(found, subject, subject.terms if own else None, near_tie)
     if said:
         message = (
             f"stale baseline {path}: {'; '.join(said)}. If the change is meant, accept it: "
@@ -305,7 +311,7 @@ def fetch(subject: Subject, path: Path, near_tie: float | None = None) -> tuple[
 
 
 def stale(
-    found: Baseline, subject: Subject, gate: Gate | None, near_tie: float | None
+    found: Baseline, subject: Subject, terms: Terms | None, near_tie: float | None
 ) -> list[str]:
     """Why a baseline is one of something else, in words."""
     now, said = subject.fingerprint, []
@@ -320,7 +326,8 @@ def stale(
         said.append(f"the questions are not those of the baseline{counts(found, subject)}")
     if found.fingerprint.scoring != now.scoring and not said:
         said.append("the questions are tokenized or scored otherwise than for the baseline")
-    if gate is not None and (changes := gate_changes(found.gate, gate)):
+    accepted = Terms(found.gate, found.expect)
+    if terms is not None and (changes := gate_changes(accepted, terms)):
         said.append(f"it was accepted under another gate ({', '.join(changes)})")
     elif near_tie is not None and found.near_tie < near_tie:
         said.append(

@@ -124,6 +124,12 @@ class Question(Struct, frozen=True, kw_only=True):
     """Includes the answer; a single one when the whole vocabulary competes."""
     cluster: str
     """Its relation or task."""
+    accepted: tuple[str, ...] = ()
+    """Other forms of the answer that count, where it is generated."""
+    before: str = ""
+    """A sentence before the blank's own, in a segment of its own where a model knows segments."""
+    behind: str = ""
+    """The same, behind it."""
 
 
 class Measurement(Struct, frozen=True, kw_only=True):
@@ -146,6 +152,12 @@ class Measurement(Struct, frozen=True, kw_only=True):
     """Graded scores, of a benchmark that has no right and wrong; then there are no margins."""
     tokens: int = 0
     """Forward tokens that it took: of each row that was run through the model."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What else the benchmark says, such as a consistency or a perplexity; shown and kept, not
+    judged."""
+    expected: tuple[float, ...] = ()
+    """For each question, the score that guessing would get, if it is not one in so many
+    candidates."""
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -160,6 +172,8 @@ class Measurement(Struct, frozen=True, kw_only=True):
     @property
     def chance(self) -> tuple[float, ...]:
         """For each question, the score that guessing would get."""
+        if self.expected:
+            return self.expected
         if self.open_vocabulary:
             return (0.0,) * len(self.questions)
         return tuple(1 / len(question.candidates) for question in self.questions)
@@ -285,6 +299,23 @@ class Calibrated(Protocol):
         Those that begin with ``dtype`` are another precision: they say what a change of dtype
         would do, and do not count as noise of this one.
         """
+
+
+class Identity(NamedTuple):
+    """What a model's answers are determined by."""
+
+    digest: str
+    """Of tensors, code, settings and tokenizer; empty if it is not known."""
+    unknown: str = ""
+    """Why it cannot be known."""
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """A model whose answers can be kept, because it can say what they are determined by."""
+
+    def identity(self) -> Identity:
+        """Of the model as it is now, compressed or not."""
 
 
 class Cost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

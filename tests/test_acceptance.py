@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from light_strategies import margins
+from msgspec.structs import replace
 from subjects import HARDWARE, TRIAL, answered, subject
 
 from pytest_compression.acceptance import record
@@ -16,7 +17,7 @@ from pytest_compression.examination import examine
 from pytest_compression.references import References
 from pytest_compression.settings import Settings
 from pytest_compression.store.baselines import Baseline, read
-from pytest_compression.types import Gate
+from pytest_compression.types import Expectation, Gate
 
 N = 6
 DENSE = answered([1.0] * N)
@@ -41,7 +42,9 @@ def settings(**asked: Any) -> Settings:
 def accept(path: Path, leads: list[float], gate: Gate, **options: Any) -> Baseline:
     """Record such a result, and read it."""
     references = References(dense=[1.0] * N, near_tie=options.pop("near_tie", gate.near_tie))
-    examined = examine(subject(DENSE, gate, path), answered(leads), references)
+    one = subject(DENSE, gate, path)
+    one = replace(one, spec=replace(one.spec, expect=options.pop("expect", "pass")))
+    examined = examine(one, answered(leads), references)
     done = record(examined, settings(update=True, **options), seconds=0.25)
     assert done.recorded
     found = read(path, TRIAL).hardware[HARDWARE]
@@ -83,6 +86,26 @@ def test_less_than_before_is_refused_without_a_reason_and_nothing_else(
         assert accept(path, now, gate_now, reason="why").accepted.reason == "why"
     else:
         assert accept(path, now, gate_now).gate == gate_now
+
+
+@given(answers, st.lists(st.sampled_from(["pass", "fail"]), min_size=1, max_size=4))
+def test_a_trial_is_made_a_control_with_a_reason_only_and_tested_again_without(
+    place: Path, leads: list[float], expected: list[Expectation]
+) -> None:
+    path = place / "b.json"
+    path.unlink(missing_ok=True)
+    accepted = accept(path, leads, Gate(), expect="pass").expect
+    assert '"expect"' not in path.read_text(encoding="utf-8")
+    for expect in expected:
+        if (accepted, expect) == ("pass", "fail"):
+            before = path.read_bytes()
+            with pytest.raises(BaselineError, match=r"the gate is laxer: expect pass -> fail\)"):
+                accept(path, leads, Gate(), expect=expect)
+            assert path.read_bytes() == before
+            assert accept(path, leads, Gate(), expect=expect, reason="why").expect == "fail"
+        else:
+            assert accept(path, leads, Gate(), expect=expect).expect == expect
+        accepted = expect
 
 
 @given(st.lists(st.tuples(answers, gates), min_size=1, max_size=3))

@@ -23,7 +23,7 @@ SURE = 1e-9
 
 def part_of(whole: Measurement, where: list[int]) -> Measurement:
     """The questions at these positions."""
-    names = ("questions", "margins", "given", "values")
+    names = ("questions", "margins", "given", "values", "expected")
     lists = {name: getattr(whole, name) for name in names}
     return replace(
         whole,
@@ -175,8 +175,10 @@ def test_seeds_ask_in_other_orders() -> None:
 def test_parts_joined_are_the_whole(whole: Measurement, data: st.DataObject) -> None:
     n = len(whole.questions)
     lots = data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))
+    guessed = st.lists(st.floats(0, 1), min_size=n, max_size=n)
     whole = replace(
         whole,
+        expected=tuple(data.draw(guessed | st.just([]))),
         questions=tuple(sorted(whole.questions, key=lambda question: question.id)),
         given=whole.given or ("good",) * n,
         tokens=3 * n,

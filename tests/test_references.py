@@ -1,4 +1,4 @@
-"""What a trial is held to: floors of relations, proof, what may be forgotten, graded scores."""
+"""What a trial is held to: floors, proof, what may be forgotten, graded scores, controls."""
 
 import re
 
@@ -233,3 +233,36 @@ def test_a_dense_model_with_other_grades_is_environment_drift(project: Project) 
     result = project.run(*INT8)
     result.assert_outcomes(errors=1, deselected=6)
     assert "environment drift: the same dense weights answer 40 of 40 questions" in said(result)
+
+
+# Controls
+
+
+def test_a_trial_that_becomes_a_control_is_stale_until_somebody_says_why(project: Project) -> None:
+    project.accept("-k", "low")
+    project.edit("above: 1000", "above: 20")
+    project.edit(GATE, f"{GATE}  - {{recipe: int8, expect: fail, reason: it forgets half}}\n")
+    result = project.run(*INT8)
+    result.assert_outcomes(errors=1, deselected=5)
+    assert "it was accepted under another gate (expect pass -> fail)." in said(result)
+    result = project.run("--compress-update", *INT8)
+    result.assert_outcomes(errors=1, deselected=5)
+    assert "(the gate is laxer: expect pass -> fail; a worse result: 1.0000 -> 0.5000)" in said(
+        result
+    )
+    assert "expect" not in recorded(project, "int8")
+    project.run("--compress-update", "--compress-reason=nobody ships it", *INT8)
+    assert recorded(project, "int8")["expect"] == "fail"
+    project.run(*INT8).assert_outcomes(xfailed=1, deselected=5)
+
+
+def test_a_control_that_is_tested_again_is_recorded_without_a_reason(project: Project) -> None:
+    project.accept("-k", "low")
+    project.edit(", expect: fail, reason: it forgets most", ", min_retention: 0.95")
+    project.edit("above: 20", "above: 1000")
+    half = ("-k", "half and low")
+    result = project.run(*half)
+    result.assert_outcomes(errors=1, deselected=6)
+    assert "it was accepted under another gate (expect fail -> pass)." in said(result)
+    project.run("--compress-update", *half).assert_outcomes(passed=1, deselected=6)
+    assert "expect" not in recorded(project, "half")

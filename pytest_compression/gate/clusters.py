@@ -6,6 +6,11 @@ or more, they are a sample of relations, and a relation is the unit of every int
 With fewer they are taken as the very relations that are meant, and questions are the units: the
 smallest p that whole relations could reach by sign flips is ``2 ** -relations``, so that fewer than
 a dozen could never be told from chance in a suite of 200 trials (0.05 / 200).
+
+So what few relations lose is told as a loss even if others, had they been asked, would have gained
+as much. In simulated suites of 2 to 6 relations, of which each is forgotten or learned as by one
+coin, that makes every second suite red; but only 3 in 1,000 are red by a trial whose own relations
+lost nothing (``tests/simulations/false_red.py``).
 """
 
 from collections.abc import Sequence

@@ -10,13 +10,14 @@ pass before.
   laxer, too, where retention is and was to be proven, for the lower limit comes nearer.
 * A wider ``near_tie`` is laxer: more answers that were right count as right still.
 * ``power`` is in the words of a verdict only.
+* To expect a trial to fail is laxer than any gate: whatever it loses then is as it should be.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, inf
 
-from pytest_compression.types import Gate, Past
+from pytest_compression.types import Expectation, Gate, Past
 
 STRICTEST_FIRST = ("fail", "warn", "pass")
 """What may become of a trial that cannot be decided."""
@@ -39,8 +40,21 @@ LAXER: dict[str, Callable[[Gate, Gate], bool]] = {
 """For each key but the floors of relations: whether a gate that differs in it is laxer."""
 
 
-def differences(then: Gate, now: Gate) -> Iterator[tuple[str, bool]]:
+@dataclass(frozen=True)
+class Terms:
+    """On what terms a result is accepted."""
+
+    gate: Gate
+    """The rules, with a floor for each relation in the place of patterns."""
+    expect: Expectation = "pass"
+    """``fail`` for a control."""
+
+
+def differences(accepted: Terms, current: Terms) -> Iterator[tuple[str, bool]]:
     """Each difference in words, and whether it is laxer."""
+    if accepted.expect != current.expect:
+        yield f"expect {accepted.expect} -> {current.expect}", current.expect == "fail"
+    then, now = accepted.gate, current.gate
     for key, is_laxer in LAXER.items():
         name = "on_inconclusive" if key == "inconclusive" else key  # unsaid, it has a meaning too
         before, after = getattr(then, name), getattr(now, name)
@@ -63,19 +77,19 @@ def limit(share: float | None) -> float:
     return inf if share is None else share
 
 
-def changed(accepted: Gate, now: Gate) -> list[str]:
-    """How a gate differs from the accepted one, such as ``margin 0.01 -> 0.02``.
+def changed(accepted: Terms, current: Terms) -> list[str]:
+    """How terms differ from the accepted ones, such as ``margin 0.01 -> 0.02``.
 
     The floors of relations are compared by their keys. What patterns overlap, and which of them
     comes last, only those see who know the relations: put their names in the place of patterns
     before.
     """
-    return [words for words, _ in differences(accepted, now)]
+    return [words for words, _ in differences(accepted, current)]
 
 
-def loosened(accepted: Gate, now: Gate) -> list[str]:
+def loosened(accepted: Terms, current: Terms) -> list[str]:
     """Those of the differences by which a trial could pass that did not pass before."""
-    return [words for words, is_laxer in differences(accepted, now) if is_laxer]
+    return [words for words, is_laxer in differences(accepted, current) if is_laxer]
 
 
 def worse(accepted: Sequence[float], now: Sequence[float]) -> float:

@@ -121,7 +121,7 @@ def require_shares(p: Sequence[float]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pooled:
+class PooledChange:
     """The change of all trials together."""
 
     loss: float
@@ -137,7 +137,7 @@ class Pooled:
 
 def pooled(
     differences: Iterable[Mapping[tuple[str, str], float]], clusters: Iterable[str], asked: int
-) -> Pooled:
+) -> PooledChange:
     """One test of whether a loss, however small in each trial, is spread over all.
 
     A question that many recipes or models were asked is one unit, the sum of its differences:
@@ -167,7 +167,7 @@ def pooled(
         message = f"{flips} differences of {asked} questions, in clusters {sorted(known)}"
         raise ValueError(message)
     sums = [fsum(units[unit]) for unit in sorted(units)]
-    return Pooled(
+    return PooledChange(
         loss=fsum(sums) / asked,
         p=sign_flip(sums),
         trials=trials,

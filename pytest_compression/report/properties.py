@@ -53,6 +53,7 @@ def of_measurement(measured: Measurement) -> Properties:
         ("left_out", sum(measured.left_out.values())),
         ("measured", sum(measured.scores) / n),
         ("chance", sum(measured.chance) / n),
+        *(("figure: " + name, value) for name, value in measured.figures.items()),
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from pytest_compression.errors import BaselineError, MeasurementError
 from pytest_compression.store.packing import (
@@ -29,6 +29,7 @@ from pytest_compression.store.packing import (
 from pytest_compression.types import (
     Acceptance,
     Cost,
+    Expectation,
     Fingerprint,
     Footprint,
     Gate,
@@ -69,6 +70,10 @@ class Baseline(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     cost: Cost
     environment: dict[str, str]
     accepted: Acceptance
+    figures: dict[str, float] = field(default_factory=dict)
+    """What else the benchmark said."""
+    expect: Expectation = "pass"
+    """What the suite expected: a control's result was accepted because it fails."""
     noise: Noise | None = None
     """Of the dense model, once it has been calibrated."""
 

@@ -1,4 +1,7 @@
-"""Baselines that no trial uses any more: found from the suite files, not from what ran."""
+"""Baselines that no trial uses any more: found from the suite files, not from what ran.
+
+They are removed only where that is asked for. Why is not: no record is left that could keep it.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -12,6 +12,7 @@ from pytest_compression.gate.erosion import (
     LAXER,
     Erosion,
     Slide,
+    Terms,
     changed,
     loosened,
     shrunk,
@@ -21,20 +22,25 @@ from pytest_compression.gate.erosion import (
 )
 from pytest_compression.types import Gate, Past
 
-# Gates
+terms = st.builds(Terms, gates, st.sampled_from(["pass", "fail"]))
+
+# Terms
 
 
-@given(gates, gates)
-def test_what_is_laxer_is_a_part_of_what_has_changed(then: Gate, now: Gate) -> None:
+@given(terms, terms)
+def test_what_is_laxer_is_a_part_of_what_has_changed(then: Terms, now: Terms) -> None:
     said = changed(then, now)
     assert [words for words in said if words in loosened(then, now)] == loosened(then, now)
-    meant = [replace(gate, inconclusive=gate.on_inconclusive) for gate in (then, now)]
+    meant = [
+        Terms(replace(one.gate, inconclusive=one.gate.on_inconclusive), one.expect)
+        for one in (then, now)
+    ]
     assert (said == []) == (meant[0] == meant[1])
     assert changed(then, then) == []
 
 
-@given(gates, gates)
-def test_each_change_reads_backwards_and_is_laxer_one_way_at_least(then: Gate, now: Gate) -> None:
+@given(terms, terms)
+def test_each_change_reads_backwards_and_is_laxer_one_way_at_least(then: Terms, now: Terms) -> None:
     there, back = changed(then, now), changed(now, then)
     assert [words.split(" -> ")[0].rsplit(" ", 1) for words in there] == [
         [words.split(" -> ")[0].rsplit(" ", 1)[0], words.split(" -> ")[1]] for words in back
@@ -43,7 +49,7 @@ def test_each_change_reads_backwards_and_is_laxer_one_way_at_least(then: Gate, n
         laxer = (forth in loosened(then, now), reverse in loosened(now, then))
         if forth.startswith("power "):
             assert laxer == (False, False)
-        elif then.assurance == now.assurance == "proven" and forth.startswith("alpha "):
+        elif then.gate.assurance == now.gate.assurance == "proven" and forth.startswith("alpha "):
             assert laxer == (True, True)
         else:
             assert sorted(laxer) == [False, True]
@@ -89,7 +95,7 @@ def test_every_key_of_a_gate_has_a_rule() -> None:
 def test_a_laxer_gate_is_named_and_a_stricter_one_is_only_a_change(
     then: dict[str, Any], now: dict[str, Any], said: str
 ) -> None:
-    accepted, lax = Gate(**then), Gate(**now)
+    accepted, lax = Terms(Gate(**then)), Terms(Gate(**now))
     (words,) = loosened(accepted, lax)
     assert words.endswith(said)
     assert changed(accepted, lax) == [words]
@@ -98,27 +104,36 @@ def test_a_laxer_gate_is_named_and_a_stricter_one_is_only_a_change(
     assert len(loosened(lax, accepted)) == (said in two_sided)
 
 
+def test_a_trial_that_is_expected_to_fail_from_now_on_is_laxer_whatever_its_gate() -> None:
+    meant, control = Terms(Gate()), Terms(Gate(min_retention=1.0), "fail")
+    assert changed(meant, control) == ["expect pass -> fail", "min_retention 0.95 -> 1"]
+    assert loosened(meant, control) == ["expect pass -> fail"]
+    assert loosened(control, meant) == ["min_retention 1 -> 0.95"]
+    assert loosened(control, Terms(Gate(min_retention=1.0))) == []
+
+
 def test_proof_that_is_no_longer_needed_takes_its_consequence_along() -> None:
-    assert loosened(Gate(assurance="proven"), Gate()) == [
+    assert loosened(Terms(Gate(assurance="proven")), Terms(Gate())) == [
         "assurance proven -> point",
         "inconclusive fail -> warn",
     ]
-    assert loosened(Gate(), Gate(assurance="proven", alpha=0.2)) == []
+    assert loosened(Terms(Gate()), Terms(Gate(assurance="proven", alpha=0.2))) == []
 
 
 def test_what_says_the_same_in_other_words_is_no_change() -> None:
-    assert changed(Gate(), Gate(inconclusive="warn")) == []
-    assert changed(Gate(assurance="proven"), Gate(assurance="proven", inconclusive="fail")) == []
+    proven = Gate(assurance="proven")
+    assert changed(Terms(Gate()), Terms(Gate(inconclusive="warn"))) == []
+    assert changed(Terms(proven), Terms(replace(proven, inconclusive="fail"))) == []
 
 
 def test_power_is_a_change_that_lets_nothing_pass() -> None:
-    assert changed(Gate(), Gate(power=0.9)) == ["power 0.8 -> 0.9"]
-    assert loosened(Gate(), Gate(power=0.5)) == []
+    assert changed(Terms(Gate()), Terms(Gate(power=0.9))) == ["power 0.8 -> 0.9"]
+    assert loosened(Terms(Gate()), Terms(Gate(power=0.5))) == []
 
 
 def test_all_differences_are_told() -> None:
-    then = Gate(relation_floors={"b": 0.5, "a": 0.5}, margin=0.02)
-    now = Gate(relation_floors={"a": 0.25, "c": 0.5}, min_retention=0.5)
+    then = Terms(Gate(relation_floors={"b": 0.5, "a": 0.5}, margin=0.02))
+    now = Terms(Gate(relation_floors={"a": 0.25, "c": 0.5}, min_retention=0.5))
     assert changed(then, now) == [
         "min_retention 0.95 -> 0.5",
         "margin 0.02 -> 0.01",

@@ -1,28 +1,19 @@
-"""Retention against textbook values, exact fractions, direct maximisation, and by simulation."""
+"""Retention against textbook values, exact fractions, Fieller's limits, and by simulation."""
 
 from fractions import Fraction
-from math import atan, inf, isinf, pi, sqrt
+from math import atan, inf, sqrt
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from light_strategies import pairs
-from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import stats
 from simulations.coverage import POPULATIONS, Relations, clustered, independent, outside, uneven
-from statsmodels.stats.proportion import _confint_riskratio_paired_nam
 
-from pytest_compression.gate.clusters import ENOUGH, units
-from pytest_compression.gate.retention import (
-    Answers,
-    Retention,
-    better_than_chance,
-    retention,
-    score_test,
-)
+from pytest_compression.gate.clusters import ENOUGH
+from pytest_compression.gate.retention import Retention, better_than_chance, retention
 
-Array = NDArray[np.float64]
 Pairs = list[tuple[int, int, float]]
 
 
@@ -135,32 +126,6 @@ def test_limits_enclose_the_value_and_tighten_as_alpha_grows(
 
 
 @given(
-    st.tuples(*[st.integers(0, 30)] * 4),
-    st.sampled_from([0.0, 0.1, 0.25]),
-    st.floats(-1.5, 1.5),
-    st.sampled_from([1, 13]),
-)
-def test_between_the_limits_is_just_what_the_test_does_not_reject(
-    counts: tuple[int, int, int, int], chance: float, angle: float, number: int
-) -> None:
-    n = sum(counts)
-    scores = np.array([*scored(*counts), [chance] * n])
-    known = float((scores[0] - chance).sum())
-    assume(n >= 13 and known > 1e-9)
-    clusters = [f"r{i % number}" for i in range(n)]
-    dense, compressed, guessed = scores.tolist()
-    found = retention(dense, compressed, guessed, clusters)
-    test = score_test(scores, known, found.value, units(clusters), 0.05)
-    for limit, side in ((found.low, 1), (found.high, -1)):
-        if isinf(limit):
-            assert test.excess(-side * pi / 2, side) <= 0
-        elif side * (atan(limit) - angle) > 1e-6:
-            assert test.excess(angle, side) > 0
-        elif side * (angle - atan(limit)) > 1e-6 and side * (atan(found.value) - angle) > 0:
-            assert test.excess(angle, side) <= 0
-
-
-@given(
     n=st.integers(2, 400),
     candidates=st.integers(2, 250),
     floor=st.sampled_from([Fraction(1, 2), Fraction(3, 4), Fraction(9, 10), Fraction(19, 20)]),
@@ -225,74 +190,6 @@ def test_limits_are_infinite_where_the_dense_model_may_be_guessing(
     found = retention(dense, [*dense[:-1], 1], [0.25] * 100)
     assert better_than_chance(dense, [0.25] * 100) == limited
     assert (found.low > -inf, found.high < inf) == (limited, limited)
-
-
-def likeliest(values: Array, counts: Array) -> Array:
-    """Shares ``[k]`` of the largest likelihood whose mean value is 0, by direct maximisation."""
-    found = optimize.minimize(
-        lambda shares: -float(counts @ np.log(np.maximum(shares, 1e-300))),
-        np.full(len(values), 1 / len(values)),
-        jac=lambda shares: -counts / np.maximum(shares, 1e-300),
-        bounds=[(1e-12, 1)] * len(values),
-        constraints=[
-            {"type": "eq", "fun": lambda shares: shares.sum() - 1, "jac": np.ones_like},
-            {"type": "eq", "fun": lambda shares: shares @ values, "jac": lambda _: values},
-        ],
-        method="SLSQP",
-        options={"ftol": 1e-15, "maxiter": 1000},
-    )
-    shares: Array = found.x
-    return shares
-
-
-@pytest.mark.parametrize("counts", [(60, 10, 5, 25), (80, 3, 0, 17), (29, 0, 2, 9), (30, 0, 0, 20)])
-@pytest.mark.parametrize("chance", [0.0, 0.25])
-@pytest.mark.parametrize("alpha", [0.05, 0.01])
-def test_limits_are_where_a_score_test_by_direct_maximisation_just_rejects(
-    counts: tuple[int, int, int, int], chance: float, alpha: float
-) -> None:
-    dense, compressed = scored(*counts)
-    n, z = len(dense), stats.norm.isf(alpha)
-    found = retention(dense, compressed, [chance] * n, alpha=alpha)
-    cells = np.array([(1, 1), (1, 0), (0, 1), (0, 0)]) - chance
-    for limit, side in ((found.low, 1), (found.high, -1)):
-        values = cells @ (-limit, 1.0)
-        shares = likeliest(values, np.array(counts, dtype=np.float64))
-        variance = n * (shares @ values**2) * n / (n - 1)
-        step = max(0.0, side * n * (shares @ values**3) / variance)
-        critical = z * sqrt(variance) + (z * z - 1) / 6 * step
-        assert side * (values @ counts) == pytest.approx(critical, rel=2e-4)
-
-
-def test_the_variance_of_a_difference_is_tangos() -> None:
-    # 60 forgotten, 40 learned of 1000, and a loss of 1 %: T = 1.005089, q = 0.044545.
-    changes = np.array([[-1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
-    answers = Answers(
-        pairs=changes, counts=np.array([60.0, 40.0, 900.0]), possible=np.empty((2, 0))
-    )
-    second, _ = answers.moments(np.array([1.0, 0.01]))
-    variance = second * 999 / 1000
-    assert variance == pytest.approx(1000 * (2 * 0.044545 + 0.01 * 0.99), rel=1e-5)
-    assert (60 - 40 - 10) / sqrt(variance) == pytest.approx(1.005089, abs=1e-6)
-
-
-@pytest.mark.parametrize("counts", [(60, 10, 5, 25), (761, 86, 64, 298), (552, 181, 148, 328)])
-def test_without_chance_and_skewness_limits_are_those_of_a_ratio_of_paired_proportions(
-    counts: tuple[int, int, int, int],
-) -> None:
-    both, forgotten, learned, neither = counts
-    n = sum(counts)
-    table = np.array([[both, learned], [forgotten, neither]])
-    dense, compressed = np.array(scored(*counts), dtype=np.float64)
-    known = float(dense.sum())
-    test = score_test(
-        np.stack([dense, compressed, np.zeros(n)]), known, compressed.sum() / known, None, 0.05
-    )
-    for limit in _confint_riskratio_paired_nam(table, alpha=0.1).confint:
-        axis = np.array([1.0, test.value - limit])
-        second, _ = test.answers.moments(axis)
-        statistic = axis[1] * known / sqrt(second * (n - 1) / n)
-        assert abs(statistic) == pytest.approx(stats.norm.isf(0.05), rel=1e-6)
 
 
 @pytest.mark.parametrize("clustered", [False, True])

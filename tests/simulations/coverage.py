@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from pytest_compression.gate.clusters import units
-from pytest_compression.gate.retention import CORNERS, ScoreTest, retention, score_test
+from pytest_compression.gate.retention import retention
+from pytest_compression.gate.score import CORNERS, ScoreTest, score_test
 
 Array = NDArray[np.float64]
 Shares = tuple[float, float, float, float]
@@ -289,9 +290,10 @@ def test_questions_of_relations(number: int, n: int) -> None:
             ("8 % flips of 0.7, 70 % harm", 0.25),
         ):
             relations = Relations(sizes=uneven(number, n), harm=harm)
-            found = clustered(POPULATIONS[name], chance, relations, runs=1500, seed=n)
             # Where relations do not differ the design effect can only be taken for too large.
             exact = harm > 0 and attainable(POPULATIONS[name], chance, n)
+            runs = 5000 if exact else 1500
+            found = clustered(POPULATIONS[name], chance, relations, runs=runs, seed=n)
             off = outside(found, exact=exact)
             wrong += off
             write(

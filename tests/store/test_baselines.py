@@ -41,6 +41,7 @@ from pytest_compression.store.baselines import (
     write,
 )
 from pytest_compression.store.packing import Packed
+from pytest_compression.suite import load
 from pytest_compression.types import (
     Acceptance,
     Cost,
@@ -123,7 +124,7 @@ def test_a_file_reads_well_in_a_diff(tmp_path: Path) -> None:
 def test_what_a_record_has_not_is_not_written(tmp_path: Path) -> None:
     write(tmp_path / "b.json", TRIAL, HERE, changed_record(noise=None), beside=False)
     record = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["hardware"][HERE]
-    assert "noise" not in record
+    assert not {"noise", "expect", "figures"} & record.keys()
     assert record["scores"] == {
         "capital": {"questions": 6, "right": 5, "bits": "f4"},
         "area": {"questions": 2, "values": [0.5, 1.0]},
@@ -140,6 +141,26 @@ def test_the_committed_files_are_as_they_would_be_written(tmp_path: Path) -> Non
         assert (tmp_path / "b.json").read_bytes() == path.read_bytes(), path
         for record in file.hardware.values():
             assert sum(restored(record).scores) / record.questions == record.score
+
+
+def test_of_a_control_it_is_written_that_it_must_fail(tmp_path: Path) -> None:
+    control = changed_record(expect="fail")
+    write(tmp_path / "b.json", TRIAL, HERE, control, beside=False)
+    assert json.loads((tmp_path / "b.json").read_bytes())["hardware"][HERE]["expect"] == "fail"
+    assert read(tmp_path / "b.json", TRIAL).hardware == {HERE: control}
+
+
+def test_the_committed_files_of_controls_are_those_that_the_suites_name() -> None:
+    root = Path(__file__).parents[2]
+    expected = {
+        f"suites/{suite.name}::{spec.model}/{spec.recipe}::{spec.benchmark}": spec.expect
+        for suite in (root / "suites").glob("*.yaml")
+        for spec in load(suite).trials
+    }
+    for path in (root / "baselines").rglob("*.json"):
+        trial = json.loads(path.read_bytes())["trial"]
+        records = read(path, trial).hardware.values()
+        assert {record.expect for record in records} == {expected[trial]}, path
 
 
 def changed_record(**changes: object) -> Baseline:
