@@ -31,8 +31,8 @@ class Budget:
     """How much is run through a model at once; no score depends on it beyond rounding."""
 
     tokens: int = 8192
-    logits: int = 2**26
-    """That a masked model may compute at once: it gives those of every position."""
+    logits: int = 2**25
+    """That are computed at once, of a whole vocabulary each: 128 MiB in single precision."""
     rows: int = 256
 
     def times(self, factor: Fraction) -> "Budget":
@@ -41,6 +41,14 @@ class Budget:
             tokens=max(1, int(self.tokens * factor)),
             logits=max(1, int(self.logits * factor)),
             rows=max(1, int(self.rows * factor)),
+        )
+
+    def within(self, other: "Budget") -> "Budget":
+        """The smaller of two, in everything."""
+        return Budget(
+            tokens=min(self.tokens, other.tokens),
+            logits=min(self.logits, other.logits),
+            rows=min(self.rows, other.rows),
         )
 
 

@@ -1,13 +1,13 @@
 """Log-probabilities of the next token, or of masked ones, for each family.
 
 Rows of equal length share a batch, so nothing is padded and no score depends on its neighbours
-beyond the rounding of a matrix product. Logits are only kept where they are read, and, but
-for masked models, only computed there.
+beyond the rounding of a matrix product. Logits are only computed where they are read.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from pytest_compression.errors import MeasurementError
 from pytest_compression.models.conditions import Budget
+from pytest_compression.scoring.reading import in_parts, run
 from pytest_compression.scoring.tokens import Encoded, Tokens
 
 if TYPE_CHECKING:
@@ -96,10 +97,15 @@ class NextToken:
         """Give ``read`` the log-probabilities of the token after each row."""
         lengths = [(len(self.encoded[q].before), len(path)) for q, path in rows]
         with torch.inference_mode():
-            for positions in batches(lengths, self.model.budget):
-                chosen = [rows[position] for position in positions]
-                logits = self.decode(chosen) if self.seq2seq else self.extend(chosen)
-                read(positions, log_probabilities(logits))
+            budget = self.model.budget
+            for positions in batches(lengths, budget):
+                in_parts(self.model, positions, partial(self.ask, rows, read), budget)
+
+    def ask(self, rows: Sequence[Row], read: Read, positions: list[int]) -> None:
+        """Run rows of equal length together."""
+        chosen = [rows[position] for position in positions]
+        logits = self.decode(chosen) if self.seq2seq else self.extend(chosen)
+        read(positions, log_probabilities(logits))
 
     def extend(self, rows: Sequence[Row]) -> Tensor:
         """Causal: ``[rows, vocabulary]`` logits behind prompt and path."""
@@ -172,13 +178,19 @@ def masked(
     blank = (model.tokenizer.mask_token_id,) * masks
     whole = [encoded[q].before + blank + encoded[q].after for q in rows]
     module: Any = model.module
-    budget = model.budget
-    budget = replace(budget, tokens=min(budget.tokens, budget.logits // module.config.vocab_size))
+    room = model.budget.logits // (masks * module.config.vocab_size)
+    budget = replace(model.budget, rows=max(1, min(model.budget.rows, room)))
+    blanks = torch.arange(masks)
+
+    def ask(positions: list[int]) -> None:
+        ids = to_run(model, [whole[p] for p in positions])
+        starts = [
+            row * ids.shape[1] + len(encoded[rows[p]].before) for row, p in enumerate(positions)
+        ]
+        places = (torch.tensor(starts).unsqueeze(1) + blanks).flatten()
+        logits, _ = run(model, places, input_ids=ids, attention_mask=torch.ones_like(ids))
+        read(positions, log_probabilities(logits).unflatten(0, (-1, masks)))
+
     with torch.inference_mode():
         for positions in batches([(len(ids),) for ids in whole], budget):
-            ids = to_run(model, [whole[p] for p in positions])
-            logits = module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-            starts = torch.tensor([len(encoded[rows[p]].before) for p in positions])
-            places = starts.unsqueeze(1) + torch.arange(masks)
-            kept = logits[torch.arange(len(positions)).unsqueeze(1), places.to(logits.device)]
-            read(positions, log_probabilities(kept))
+            in_parts(model, positions, ask, budget)

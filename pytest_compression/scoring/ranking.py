@@ -106,10 +106,13 @@ def rank_in_batches(model: "LanguageModel", encoded: Sequence[Encoded]) -> list[
     So what is kept of their prompts never grows with the benchmark. Returns as :func:`rank`.
     """
     found: list[tuple[float, int]] = [(0.0, -1)] * len(encoded)
+    done = 0
     for positions in batches([(len(item.before),) for item in encoded], model.budget):
         some = [encoded[position] for position in positions]
         for position, result in zip(positions, rank(NextToken(model, some), some), strict=True):
             found[position] = result
+        done += len(positions)
+        model.progress(done, len(encoded))
     return found
 
 

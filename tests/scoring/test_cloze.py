@@ -1,6 +1,7 @@
 from typing import Any
 
 import msgspec
+import paired
 import pytest
 import tiny
 import torch
@@ -8,7 +9,17 @@ import torch
 from pytest_compression.errors import MeasurementError
 from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.modifiers.quantization import RoundToNearest
-from pytest_compression.scoring.cloze import MULTI_TOKEN, Metric, measure, prepared
+from pytest_compression.scoring.cloze import (
+    ALONE,
+    MULTI_TOKEN,
+    NOT_LAST,
+    TOO_LONG,
+    Metric,
+    context,
+    measure,
+    prepared,
+)
+from pytest_compression.scoring.tokens import Encoder
 from pytest_compression.types import Question
 
 CLOSE = 1e-5
@@ -285,3 +296,188 @@ def test_ids_that_there_are_not_are_refused() -> None:
     model = tiny.model("llama")
     with pytest.raises(ValueError, match=r"no question 'capital:Atlantis' \(1 of 2 ids\)"):
         measure(model, tiny.questions(), "ranked", ["capital:Ghana", "capital:Atlantis"])
+
+
+# Words behind the blank.
+
+
+def in_mid_sentence() -> list[Question]:
+    return [
+        msgspec.structs.replace(asked, stem="The city of", end=f" is in {asked.subject}.")
+        for asked in tiny.questions()
+    ]
+
+
+@torch.inference_mode()
+def likelihood(model: LanguageModel, before: tuple[int, ...], after: tuple[int, ...]) -> float:
+    """The log-probability of tokens after others."""
+    module: Any = model.module
+    values = module(torch.tensor([before + after])).logits[0].double().log_softmax(-1)
+    return sum(float(values[len(before) + i - 1, token]) for i, token in enumerate(after))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "opt"])
+def test_causal_models_rank_whole_sentences_where_words_follow(architecture: str) -> None:
+    model = tiny.model(architecture)
+    measured = measure(model, in_mid_sentence(), "ranked")
+    assert len(measured.questions) == 9
+    for asked, margin, given in zip(
+        measured.questions, measured.margins, measured.given, strict=True
+    ):
+        stem = tuple(model.tokenizer(asked.stem)["input_ids"])
+        scores = {}
+        for candidate in asked.candidates:
+            whole = tuple(model.tokenizer(f"{asked.stem} {candidate}{asked.end}")["input_ids"])
+            assert whole[: len(stem)] == stem
+            scores[candidate] = likelihood(model, stem, whole[len(stem) :])
+        others = [score for c, score in scores.items() if c != asked.answer]
+        assert margin == pytest.approx(scores[asked.answer] - max(others), abs=1e-3)
+        assert given == max(scores, key=scores.__getitem__)
+
+
+@every_family
+def test_sentences_of_both_kinds_are_scored_as_they_are_alone(architecture: str) -> None:
+    model = tiny.model(architecture)
+    there, last = in_mid_sentence()[::2], tiny.questions()[1::2]
+    mixed = measure(model, [*there, *last], "ranked")
+    alone = {
+        q.id: (margin, given)
+        for part in (there, last)
+        for found in [measure(model, part, "ranked")]
+        for q, margin, given in zip(found.questions, found.margins, found.given, strict=True)
+    }
+    assert len(mixed.questions) == 9
+    for q, margin, given in zip(mixed.questions, mixed.margins, mixed.given, strict=True):
+        assert margin == pytest.approx(alone[q.id][0], abs=2 * CLOSE)
+        assert given == alone[q.id][1]
+
+
+def test_many_candidates_are_asked_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = measure(tiny.model("llama"), in_mid_sentence(), "ranked")
+    monkeypatch.setattr("pytest_compression.scoring.cloze.TOGETHER", 20)
+    model = tiny.model("llama")
+    told: list[tuple[int, int]] = []
+    model.progress = lambda done, total: told.append((done, total))
+    sliced = measure(model, in_mid_sentence(), "ranked")
+    assert sliced.margins == pytest.approx(whole.margins, abs=2 * CLOSE)
+    assert (sliced.given, sliced.scoring) == (whole.given, whole.scoring)
+    assert told == [(3, 9), (6, 9), (9, 9)]
+
+
+def test_a_causal_model_names_no_token_before_other_words() -> None:
+    model = tiny.model("llama")
+    first, *others = tiny.questions()
+    inside = msgspec.structs.replace(first, end=" is the capital.")
+    found = measure(model, [inside, *others], "P@1")
+    assert found.left_out == {MULTI_TOKEN: 3, NOT_LAST: 1}
+    assert first.id not in {question.id for question in found.questions}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "t5"])
+def test_a_candidate_without_any_that_can_be_said_beside_it_is_left_out(architecture: str) -> None:
+    asked = [msgspec.structs.replace(q, candidates=(q.answer, "Ж")) for q in tiny.questions()]
+    with pytest.raises(MeasurementError, match=rf"no question can be asked.*{ALONE} \(9\)"):
+        measure(tiny.model(architecture), asked, "ranked")
+
+
+@every_family
+def test_chance_is_among_the_candidates_that_can_be_said(architecture: str) -> None:
+    model = tiny.model(architecture)
+    plain = measure(model, tiny.questions(), "ranked")
+    assert plain.expected == ()
+    first, *others = tiny.questions()
+    wider = msgspec.structs.replace(first, candidates=(*first.candidates, "Ж", "Ж Ж"))
+    found = measure(model, [wider, *others], "ranked")
+    encoded, _, _ = prepared(model, [wider, *others], "ranked")
+    said = [len(set(item.answers) - {()}) for item in encoded]
+    assert found.chance == tuple(1 / count for count in said)
+    at = [question.id for question in found.questions].index(first.id)
+    assert (said[at] < len(wider.candidates)) == (architecture != "llama")  # which knows all bytes
+    part = measure(model, [wider, *others], "ranked", [first.id])
+    assert part.chance == (1 / said[at],)
+
+
+# The model's context.
+
+
+@pytest.mark.parametrize(("architecture", "room"), [("bert", 64), ("roberta", 63), ("llama", 64)])
+@both_metrics
+def test_what_the_model_has_no_positions_for_is_left_out(
+    architecture: str, room: int, metric: Any
+) -> None:
+    model = tiny.model(architecture)
+    assert context(model) == room
+    first, second, *others = tiny.questions()
+    encoder = Encoder(model.tokenizer, model.family)
+    longest = 1 if metric == "P@1" else max(map(len, encoder.encode([first])[0].answers))
+
+    def filled_up(asked: Question, tokens: int) -> Question:
+        for times in range(1, 80):
+            made = msgspec.structs.replace(asked, stem="New " * times + asked.stem)
+            (found,) = encoder.encode([made])
+            if len(found.before) + longest + len(found.after) == tokens:
+                return made
+        raise AssertionError
+
+    fits, exceeds = filled_up(first, room), filled_up(second, room + 1)
+    found = measure(model, [fits, exceeds, *others], metric)
+    assert found.left_out[TOO_LONG] == 1
+    ids = {question.id for question in found.questions}
+    assert fits.id in ids
+    assert exceeds.id not in ids
+
+
+def test_relative_positions_have_no_end() -> None:
+    assert context(tiny.model("t5")) is None
+
+
+# Two segments.
+
+
+def apart() -> list[Question]:
+    """Some in two segments, some in one."""
+    found = tiny.questions()
+    for i, asked in enumerate(found):
+        if i % 3:
+            side = {"before" if i % 2 else "behind": "Accra is the capital of Ghana."}
+            found[i] = msgspec.structs.replace(asked, **side)
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["bert", "albert", "distilbert"])
+@torch.inference_mode()
+def test_segments_are_told_apart_where_the_model_knows_them(architecture: str) -> None:
+    model = tiny.model(architecture)
+    model.tokenizer = paired.tokenizer()
+    module: Any = model.module
+    measured = measure(model, apart(), "ranked")
+    assert len(measured.questions) == 9
+    for asked, margin in zip(measured.questions, measured.margins, strict=True):
+        scores = {}
+        for candidate in asked.candidates:
+            tokens = model.tokenizer(f" {candidate}", add_special_tokens=False)["input_ids"]
+            blank = " ".join(["[MASK]"] * len(tokens))
+            texts = (asked.before, f"{asked.stem} {blank}{asked.end}", asked.behind)
+            given = model.tokenizer(*filter(None, texts), return_tensors="pt")
+            if architecture == "distilbert":
+                del given["token_type_ids"]
+            values = module(**given).logits[0].double().log_softmax(-1)
+            places = (given["input_ids"][0] == 4).nonzero().flatten().tolist()
+            scores[candidate] = sum(
+                float(values[place, token]) for place, token in zip(places, tokens, strict=True)
+            )
+        others = [score for c, score in scores.items() if c != asked.answer]
+        assert margin == pytest.approx(scores[asked.answer] - max(others), abs=1e-4)
+
+
+def test_token_types_decide_scores_and_are_in_their_fingerprint() -> None:
+    typed, plain = tiny.model("bert"), tiny.model("bert")
+    typed.tokenizer = paired.tokenizer()
+    plain.tokenizer = paired.tokenizer(types=False)
+    one, other = measure(typed, apart(), "P@1"), measure(plain, apart(), "P@1")
+    assert one.tokens == other.tokens
+    assert one.scoring != other.scoring
+    assert one.margins != pytest.approx(other.margins, abs=1e-3)
+    single = tiny.model("bert", type_vocab_size=1)
+    single.tokenizer = typed.tokenizer
+    assert len(measure(single, apart(), "P@1").questions) == 6

@@ -1,0 +1,119 @@
+"""What a causal model can be asked to do at once, found out by trying it on a few tokens.
+
+Nothing is believed of a name or a class: a model can share what gives the logits that it gives
+without sharing, up to rounding. What one cannot share is run again, which costs time only.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from pytest_compression.scoring.attention import shared
+from pytest_compression.scoring.prefixes import ROOT, Piece
+from pytest_compression.scoring.rows import ONLY, Rows, cache, kept_of
+
+if TYPE_CHECKING:
+    from pytest_compression.models.language_model import LanguageModel
+
+ALIKE = 32
+"""Logits are alike that differ by no more units of rounding."""
+BRANCHES = 24
+"""How often the two sequences are in a row on trial."""
+CANNOT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError)
+"""What models raise at masks, positions or caches that they cannot take."""
+
+
+class Abilities:
+    """What one model can do."""
+
+    trunks: bool
+    """Keep the keys and values of a prefix, which are all that what follows it needs."""
+    trees: bool
+    """Run several sequences as one row, by a mask and positions of our own."""
+    shares: bool
+    """Attend to one copy of what is kept, whatever the number of rows."""
+
+    def __init__(self, module: Any, rows: Rows) -> None:
+        self.module = module
+        self.rows = rows
+        vocabulary = module.config.get_text_config().vocab_size
+        some = torch.arange(1, 11) * max(1, vocabulary // 11) % vocabulary
+        *self.header, a, b, c, d = some.tolist()
+        self.branches = [[a, b], [c, d]] * BRANCHES
+        with torch.inference_mode():
+            self.trunks = not rows.by_length and self.tried(self.behind_header)
+            known = rows.windows is not None and not sees_by_index(module)
+            self.trees = self.trunks and known and self.tried(self.as_tree)
+            plain = rows.windows == {ONLY: None} and rows.device.type == "cpu"
+            self.shares = self.trees and plain and self.tried(self.as_sharing_tree)
+
+    def tried(self, run: Callable[[], Tensor | None]) -> bool:
+        """Whether two sequences, or several times the two, get the logits that each gets alone."""
+        two = self.branches[:2]
+        alone = torch.tensor([self.header + one for one in two], device=self.rows.device)
+        wanted = self.module(input_ids=alone).logits[:, -2:].flatten(0, 1).float()
+        try:
+            found = run()
+        except CANNOT:
+            return False
+        if found is None:
+            return False
+        wanted = wanted.repeat(len(found) // len(wanted), 1)
+        rounding = ALIKE * torch.finfo(self.rows.dtype).eps * wanted.abs().max()
+        return bool((found.float() - wanted).abs().max() <= rounding)
+
+    def of_header(self) -> Any:
+        """A pass that leaves the keys and values of a prefix."""
+        ids = torch.tensor([self.header], device=self.rows.device)
+        return self.module(input_ids=ids, past_key_values=cache([], 1), use_cache=True)
+
+    def behind_header(self) -> Tensor | None:
+        """Both sequences as rows behind a prefix that was run once; None without plain caches."""
+        output = self.of_header()
+        layers = output.past_key_values.layers
+        if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+            return None
+        ids = torch.tensor(self.branches[:2], device=self.rows.device)
+        past = cache(kept_of(output), 2)
+        logits: Tensor = self.module(input_ids=ids, past_key_values=past, use_cache=True).logits
+        return logits.flatten(0, 1)
+
+    def tree(self) -> Piece:
+        """Both sequences many times as one row, where they stand far from their positions."""
+        row = Piece(len(self.header))
+        for first, second in self.branches:
+            row.append(second, row.append(first, ROOT))
+        return row
+
+    def as_tree(self) -> Tensor:
+        """The row behind the prefix."""
+        inputs = self.rows.trees([self.tree()], kept_of(self.of_header()))
+        logits: Tensor = self.module(**inputs, use_cache=True).logits
+        return logits[0]
+
+    def as_sharing_tree(self) -> Tensor:
+        """The row, twice, beside the prefix; both must get the same."""
+        with shared(self.module, kept_of(self.of_header())):
+            inputs = self.rows.own([self.tree(), self.tree()])
+            logits: Tensor = self.module(**inputs, use_cache=False).logits
+        return logits.flatten(0, 1)
+
+
+def sees_by_index(module: Any) -> bool:
+    """Whether a model has masks of its own, which go by places in a row (GPT-Neo's)."""
+    return any(buffer.dtype == torch.bool and buffer.dim() > 2 for buffer in module.buffers())
+
+
+def abilities_of(model: "LanguageModel", rows: Rows) -> Abilities:
+    """What a model can do; tried again only if its modules have changed."""
+    module = cast("Any", model.module)
+    parts = tuple((name, type(part)) for name, part in module.named_modules())
+    attention = module.config.get_text_config()._attn_implementation  # noqa: SLF001
+    key = ("abilities", hash(parts), attention, rows.dtype, rows.device)
+    if key not in model.memo:
+        model.memo[key] = Abilities(module, rows)
+    found: Abilities = model.memo[key]
+    return found
