@@ -1,4 +1,4 @@
-"""``pytest-compression``: judge stored results without running anything."""
+"""``pytest-compression``: judge stored results without a run; and lm-eval with our engine."""
 
 import argparse
 import sys
@@ -10,15 +10,20 @@ from pytest_compression.errors import CompressionError
 from pytest_compression.types import Gate
 
 RED, USAGE = 1, 2
+LM_EVAL = "lm-eval"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 if all is green, 1 if something is red, 2 if nothing could be judged."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == [LM_EVAL]:
+        return lm_eval(given[1:])
     parser = argparse.ArgumentParser(prog="pytest-compression", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_compare(commands.add_parser("compare", help="judge one baseline file against another"))
     add_merge(commands.add_parser("merge", help="judge the reports of all shards as one run"))
-    chosen = parser.parse_args(arguments)
+    commands.add_parser(LM_EVAL, help="lm-eval, which then knows --model pytest-compression")
+    chosen = parser.parse_args(given)
     try:
         lines, red = chosen.run(chosen)
     except CompressionError as error:
@@ -89,3 +94,31 @@ def merge(chosen: argparse.Namespace) -> tuple[list[str], bool]:
     from pytest_compression.report import shards
 
     return shards.merge(chosen.reports)
+
+
+def lm_eval(arguments: Sequence[str]) -> int:
+    """Run lm-eval's own command with all arguments, after telling it of our model class.
+
+    By itself lm-eval imports no plug-ins, so its own command cannot know the class.
+    """
+    try:
+        import lm_eval.models  # noqa: F401  # makes its own classes known first
+        from lm_eval.__main__ import cli_evaluate
+        from lm_eval.api.registry import model_registry
+    except ImportError as error:
+        message = f"it needs a package ({error}): pip install 'pytest-compression[lm-eval]'."
+        print(f"pytest-compression {LM_EVAL}: {message}", file=sys.stderr)  # noqa: T201
+        return USAGE
+    target = "pytest_compression.scoring.harness:HarnessLM"  # imported when it is asked for
+    if "pytest-compression" not in model_registry:
+        model_registry.register("pytest-compression", target=target)
+    before = sys.argv
+    sys.argv = [LM_EVAL, *arguments]
+    try:
+        cli_evaluate()
+    except CompressionError as error:
+        print(f"pytest-compression {LM_EVAL}: {error}", file=sys.stderr)  # noqa: T201
+        return USAGE
+    finally:
+        sys.argv = before
+    return 0

@@ -43,7 +43,7 @@ LIGHT = {
     | {"gate", "store", "settings", "suite", "familywise", "conclusion", "examination"},
     "nodes": GROUND
     | {"registry", "settings", "suite", "familywise", "conclusion", "references", "examination"}
-    | {"acceptance", "calibration", "early_stop", "report"},
+    | {"acceptance", "calibration", "early_stop", "report", "store"},
     "protocol": {"conclusion", "nodes"},
     "selection": {"fingerprints", "settings", "suite", "conclusion", "nodes"},
     "plugin": {"settings", "conclusion", "nodes", "protocol", "selection", "report"},

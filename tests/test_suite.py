@@ -154,7 +154,8 @@ STEPS = HEAD + TAIL + "recipes:\n"
             HEAD + "benchmarks:\n  low: {limit: 3}\n",
             (
                 "s.yaml:5: benchmarks.low: 'use' is missing: it names one of the benchmarks "
-                "(worldfacts)."
+                "(bear, cloze, distance, kamel, lama, lm-eval, lre, pararel, perplexity, popqa, "
+                "worldfacts)."
             ),
         ),
         (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
+from pytest_compression.benchmarks.files import Seed
 from pytest_compression.embedded.facts import OBJECT, SUBJECT, Fact, phrasings, worldfacts
 from pytest_compression.errors import nearest
 from pytest_compression.types import Measurement, Question
@@ -31,7 +32,7 @@ class WorldFacts:
     """Rank the relation's answers, or compete with the whole vocabulary (single tokens only)."""
     limit: Annotated[int, Meta(ge=1)] | None = None
     """At most so many questions a relation, drawn by ``seed``."""
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Check the relations and the phrasing against the table."""

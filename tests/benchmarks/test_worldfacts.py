@@ -117,6 +117,8 @@ def test_every_process_asks_the_same() -> None:
         ({"phrasing": -1}, ">= 0"),
         ({"limit": 0}, ">= 1"),
         ({"metric": "P@5"}, "'P@5'"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": -(2**63) - 1}, "seed"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
