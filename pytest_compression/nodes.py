@@ -9,7 +9,6 @@ What judges is imported where a trial runs, for to collect needs no arithmetic.
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -20,8 +19,10 @@ import pytest
 from pytest_compression import registry, suite
 from pytest_compression.conclusion import TESTS_IN_ALL, inconclusive
 from pytest_compression.errors import CompressionError
-from pytest_compression.report import properties
+from pytest_compression.report import progress, properties
 from pytest_compression.settings import KEY, Settings, trial_id
+from pytest_compression.store.answers import Answers
+from pytest_compression.store.cache import Cache
 from pytest_compression.types import Footprint, Measurement, Model, Part, Suite, TrialSpec
 
 if TYPE_CHECKING:
@@ -62,11 +63,28 @@ class SuiteFile(pytest.File):
     _failed: dict[str, Exception]
     dense: dict[tuple[str, str], Measurement | CompressionError]
     """What the dense model answers here and now, by model and benchmark; asked once."""
+    asked_here: set[tuple[str, str]]
+    """Those that were asked of the model object that is loaded now."""
 
     @property
     def settings(self) -> Settings:
         """The run's."""
         return self.config.stash[KEY]
+
+    @property
+    def cache(self) -> Cache | None:
+        """Where answers are kept; None if they are neither given nor kept."""
+        settings = self.settings
+        reads, writes = settings.reads_cache, settings.writes_cache
+        if settings.cache_folder is None or not (reads or writes):
+            return None
+        return Cache(
+            folder=settings.cache_folder,
+            limit=settings.cache_limit,
+            since=settings.since,
+            reads=reads,
+            writes=writes,
+        )
 
     def collect(self) -> Iterator["Variant | Pooled"]:
         """Read the suite; a mistake in it stops the run before any model is loaded."""
@@ -75,6 +93,7 @@ class SuiteFile(pytest.File):
         self.order = {spec.names: place for place, spec in enumerate(self.suite.trials)}
         self._failed = {}
         self.dense = {}
+        self.asked_here = set()
         for (model, recipe), specs in groupby(
             self.suite.trials, key=lambda spec: (spec.model, spec.recipe)
         ):
@@ -91,6 +110,7 @@ class SuiteFile(pytest.File):
         if self._name == name and self._model is not None and self._model.restore():
             return self._model
         self._model = self._name = None  # free the other one first
+        self.asked_here.clear()
         try:
             self._model = registry.build("models", self.suite.models[name]).load()
         except Exception as error:
@@ -110,6 +130,8 @@ class Variant(pytest.Collector):
 
     specs: list[TrialSpec]
     model: Model
+    answers: Answers
+    """Of the model after the recipe."""
     footprint: Footprint
 
     @classmethod
@@ -141,16 +163,19 @@ class Variant(pytest.Collector):
         with told():
             spec = self.specs[0]
             model = self.file.model(spec.model)
+            dense = Answers(model, self.file.cache)
             for trial in self.session.items:
                 if isinstance(trial, Trial) and trial.parent is self and self.steps:
-                    trial.ask_dense(model)
+                    trial.ask_dense(dense)
             steps = [registry.build("modifiers", step) for step in self.steps]
             self.footprint = model.compress(steps)
             self.model = model
+            self.answers = Answers(model, self.file.cache)
 
     def teardown(self) -> None:
         """Let go of the model, so that the next one has room."""
-        vars(self).pop("model", None)  # not there if the setup failed
+        for name in ("model", "answers"):
+            vars(self).pop(name, None)  # not there if the setup failed
 
 
 class Trial(pytest.Item):
@@ -212,21 +237,25 @@ class Trial(pytest.Item):
             if settings.early_stop and self.variant.steps:
                 subject = self.subject(self.dense_here())
                 references = refer(subject, settings)
-                measured, stopped = ask_until_decided(
-                    subject, references, self.benchmark(), self.variant.model, self.seed
-                )
+                with self.watched(self.spec):
+                    measured, stopped = ask_until_decided(
+                        subject, references, self.benchmark(), self.variant.model, self.seed
+                    )
                 self.user_properties += properties.of_measurement(measured)
             else:
-                started = time.perf_counter()
-                measured = self.benchmark().measure(self.variant.model)
-                self.seconds = time.perf_counter() - started
-                self.user_properties += properties.of_measurement(measured)
+                with self.watched(self.spec):
+                    answer = self.variant.answers.ask(self.benchmark())
+                measured, self.seconds = answer.measurement, answer.seconds
+                self.user_properties += properties.of_measurement(measured) + answer.properties
                 self.file.dense.setdefault(self.key, measured)  # by itself, the dense one's trial
+                if not self.variant.steps:
+                    self.file.asked_here.add(self.key)
                 subject = self.subject(self.dense_here())
                 references = refer(subject, settings)
             examined = examine(subject, measured, references, stopped)
             if settings.calibrate:
-                noise = calibrate(examined, self.benchmark(), self.variant.model)
+                with self.watched(self.spec):
+                    noise = calibrate(examined, self.benchmark(), self.variant.model)
                 self.user_properties += properties.of_noise(noise)
             self.examination = record(examined, settings, self.seconds)
         self.conclude(self.examination)
@@ -278,6 +307,13 @@ class Trial(pytest.Item):
             command=file.settings.command,
         )
 
+    def watched(
+        self, spec: TrialSpec, model: Model | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Shows how far a measurement is."""
+        name = f"{spec.model}/{spec.recipe}::{spec.benchmark}"
+        return progress.watching(self.config, model or self.variant.model, name)
+
     def dense_here(self) -> Measurement:
         """What the dense model answers here and now."""
         dense = self.file.dense[self.key]
@@ -302,12 +338,20 @@ class Trial(pytest.Item):
         """What the dense model's answers are kept under."""
         return self.spec.model, self.spec.benchmark
 
-    def ask_dense(self, model: Model) -> None:
-        """Ask the dense model, unless that was done in this process."""
-        if self.key in self.file.dense:
+    def ask_dense(self, dense: Answers) -> None:
+        """Ask the dense model, unless that was done in this process.
+
+        A benchmark that compares with what it kept of the dense model (``needs_dense``) asks it
+        again if the model had to be loaded again since.
+        """
+        benchmark = self.benchmark()
+        kept = not getattr(benchmark, "needs_dense", False) or self.key in self.file.asked_here
+        if self.key in self.file.dense and kept:
             return
+        self.file.asked_here.add(self.key)
         try:
-            self.file.dense[self.key] = self.benchmark().measure(model)
+            with self.watched(self.dense_spec(), dense.model):
+                self.file.dense[self.key] = dense.ask(benchmark).measurement
         except CompressionError as error:  # of this trial alone, not of the variant
             self.file.dense[self.key] = error
 

@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "compression: a (model, recipe, benchmark) trial of a suite file"
     )
     if not config.option.compress_suite:
-        acting = (*settings.MODES, "reason", "remove_unused", "shard", "report")
+        acting = (*settings.MODES, "reason", "remove_unused", "shard", "report", "cache")
         if any(getattr(config.option, f"compress_{name}") for name in acting):
             message = "the --compress-* options need --compress-suite"
             raise pytest.UsageError(message)
@@ -43,6 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
             )
             raise pytest.UsageError(message)
         config.args = [str(suite) for suite in chosen.suites]
+    from pytest_compression.report import progress
+
+    progress.begin(config)
     if not hasattr(config, "workerinput"):
         from pytest_compression.conclusion import FAMILY, Family
 
@@ -54,13 +57,21 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when torch is imported
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say where suites and baselines are."""
+def pytest_report_header(config: pytest.Config) -> list[str] | None:
+    """Say where suites and baselines are, and if answers are not kept as usual."""
     if settings.KEY not in config.stash:
         return None
     chosen = config.stash[settings.KEY]
     suites = ", ".join(chosen.suite_id(suite) for suite in chosen.suites)
-    return f"compression: suites {suites}; baselines {chosen.suite_id(chosen.baselines)}"
+    said = [f"compression: suites {suites}; baselines {chosen.suite_id(chosen.baselines)}"]
+    if chosen.cache != "off" and chosen.cache_folder is None:
+        said.append(
+            "compression: no answers are kept, for pytest's cache is disabled; ini "
+            "compress_cache_dir can name another directory"
+        )
+    elif chosen.cache != "rw":
+        said.append(f"compression: cache {chosen.cache}")
+    return said
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "SuiteFile | None":

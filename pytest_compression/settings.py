@@ -1,10 +1,12 @@
 """The plugin's options and ini keys, read and checked once a run."""
 
+import contextlib
 import os
 import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pytest
 
@@ -15,6 +17,9 @@ SUFFIXES = (".yaml", ".yml")
 RECORDING = ("update", "update_new", "update_hardware")
 MODES = (*RECORDING, "calibrate", "plan", "early_stop")
 """Options of which a run takes one at most."""
+
+CacheMode = Literal["off", "ro", "rw", "refresh"]
+"""Whether kept answers are read (ro, rw), and new ones written (rw, refresh)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +51,29 @@ class Settings:
     """Where the run is written to, for other programs and for merging shards."""
     command: str
     """What starts such a run, for messages that say what to type."""
+    cache: CacheMode
+    cache_folder: Path | None
+    """None where pytest's own cache is disabled and no other directory is named."""
+    cache_limit: int
+    """Bytes."""
+    since: float
+    """When the run began, in seconds of the clock."""
 
     @property
     def records(self) -> bool:
         """Whether everything that runs is recorded."""
         return self.update or self.update_hardware
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether kept answers may be given: what is recorded or calibrated is measured."""
+        anew = self.records or self.update_new or self.calibrate or self.early_stop
+        return self.cache in ("ro", "rw") and not anew
+
+    @property
+    def writes_cache(self) -> bool:
+        """Whether answers are kept."""
+        return self.cache in ("rw", "refresh")
 
     def holds(self, path: Path) -> bool:
         """Whether a file lies among the suites."""
@@ -153,6 +176,13 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="write every figure of the run to a JSON file",
     )
+    group.addoption(
+        "--compress-cache",
+        choices=get_args(CacheMode),
+        help="answers of earlier runs to the same questions by the same model: rw uses and keeps "
+        "them, ro only uses them, refresh measures anew and keeps that, off does neither "
+        "(default: ini compress_cache, 'rw')",
+    )
     parser.addini(
         "compress_suites",
         "suite files, or directories that hold them, relative to the root directory",
@@ -164,6 +194,19 @@ def add_options(parser: pytest.Parser) -> None:
         "directory of accepted baselines, relative to the root directory",
         type="string",
         default="baselines",
+    )
+    parser.addini("compress_cache", "default of --compress-cache", type="string", default="rw")
+    parser.addini(
+        "compress_cache_dir",
+        "directory of kept answers, relative to the root directory (default: in pytest's cache)",
+        type="string",
+        default="",
+    )
+    parser.addini(
+        "compress_cache_size",
+        "megabytes that kept answers may take; the longest unused go first",
+        type="string",
+        default="512",
     )
 
 
@@ -199,6 +242,10 @@ def read_options(config: pytest.Config) -> Settings:
         shard=None if option.compress_shard is None else part(option.compress_shard),
         report=None if option.compress_report is None else where / option.compress_report,
         command=command,
+        cache=(mode := cache_mode(config)),
+        cache_folder=cache_folder(config, mode),
+        cache_limit=cache_limit(config),
+        since=time.time(),
     )
 
 
@@ -243,3 +290,49 @@ def part(text: str) -> tuple[int, int]:
         message = f"--compress-shard {text}: say which part of how many, such as 1/4 to 4/4"
         raise pytest.UsageError(message)
     return int(first), int(second)
+
+
+def cache_mode(config: pytest.Config) -> CacheMode:
+    """What is done with kept answers.
+
+    Raises:
+        pytest.UsageError: the ini key says something else.
+    """
+    said = config.option.compress_cache or config.getini("compress_cache")
+    for mode in get_args(CacheMode):
+        if said == mode:
+            return mode  # type: ignore[no-any-return]  # one of the literals
+    message = f"ini compress_cache '{said}': say one of {', '.join(get_args(CacheMode))}"
+    raise pytest.UsageError(message)
+
+
+def cache_folder(config: pytest.Config, mode: CacheMode) -> Path | None:
+    """Where answers are kept; None if there is no place."""
+    named = config.getini("compress_cache_dir")
+    if named:
+        return Path(os.path.normpath(config.rootpath / Path(named).expanduser()))
+    inside = getattr(config, "cache", None)
+    if inside is None:
+        return None
+    if mode in ("rw", "refresh"):
+        with contextlib.suppress(OSError):  # then each trial says why nothing is kept
+            made: Path = inside.mkdir("compression")
+            return made
+    return Path(inside._cachedir, "d", "compression")  # noqa: SLF001  # mkdir() would write
+
+
+def cache_limit(config: pytest.Config) -> int:
+    """Bytes that kept answers may take.
+
+    Raises:
+        pytest.UsageError: it is no number of megabytes.
+    """
+    said = config.getini("compress_cache_size")
+    try:
+        found = int(float(said) * 1e6)
+    except (ValueError, OverflowError):
+        found = 0
+    if found <= 0:
+        message = f"ini compress_cache_size '{said}': say how many megabytes, such as 512"
+        raise pytest.UsageError(message)
+    return found

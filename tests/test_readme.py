@@ -1,5 +1,6 @@
 """What the README shows is what there is."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,14 +11,23 @@ from pytest_compression.embedded.facts import phrasings, worldfacts
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
+SECTIONS = dict(re.findall(r"^#### ([^\n]+)\n(.+?)(?=^##)", README, re.DOTALL | re.MULTILINE))
+"""What is said of each benchmark, or of two of a kind, by the names in the heading."""
 
-def test_its_suite_is_a_suite(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.+?)```", README, re.DOTALL)
-    path = tmp_path / "x.yaml"
+
+def trials_of(block: str, folder: Path) -> set[str]:
+    path = folder / "x.yaml"
     path.write_text(block, encoding="utf-8")
-    trials = {f"{t.model}/{t.recipe}::{t.benchmark}" for t in suite.load(path).trials}
+    return {f"{t.model}/{t.recipe}::{t.benchmark}" for t in suite.load(path).trials}
+
+
+def test_its_suites_are_suites(tmp_path: Path) -> None:
+    first, second = re.findall(r"```yaml\n(.+?)```", README, re.DOTALL)
+    trials = trials_of(first, tmp_path)
     assert "decoder/pruned-int4::capitals" in trials
     assert "decoder/magnitude-0.3::elements" in trials
+    named = {trial.partition("::")[2] for trial in trials_of(second, tmp_path)}
+    assert named == {"trex", "products", "arc", "tickets", "handbook", "drift"}
 
 
 @pytest.mark.parametrize("kind", registry.VERBS)
@@ -27,9 +37,36 @@ def test_it_names_every_option_of_every_part(kind: registry.Kind) -> None:
             assert f"`{option}" in README, f"{use}: {option}"
 
 
-def test_it_names_every_command_line_option() -> None:
+def options_of(use: str) -> dict[str, dataclasses.Field[object]]:
+    fields = dataclasses.fields(registry.resolve("benchmarks", use))
+    return {field.name: field for field in fields}
+
+
+def shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_it_has_a_row_and_a_section_for_each_benchmark() -> None:
+    uses = sorted(registry.known("benchmarks"))
+    assert sorted(re.findall(r"^\| \[`([a-z-]+)`\]\(#", README, re.MULTILINE)) == uses
+    assert sorted(use for title in SECTIONS for use in title.split(" and ")) == uses
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_a_benchmark_s_table_has_its_options_and_their_defaults(title: str) -> None:
+    rows = [row.split(" | ") for row in SECTIONS[title].splitlines() if row.startswith("| `")]
+    told = {name: row[1] for row in rows for name in re.findall(r"`([a-z_]+)`", row[0])}
+    parts = [options_of(use) for use in title.split(" and ")]
+    assert set(told) == {name for options in parts for name in options}
+    for name, field in (item for options in parts for item in options.items()):
+        if isinstance(field.default, str | int):
+            default = rf"(?<!\w){re.escape(shown(field.default))}(?!\w)"
+            assert re.search(default, told[name]), f"{name}: {field.default} is the default"
+
+
+def test_it_names_every_command_line_option_and_ini_key() -> None:
     source = (Path(__file__).parents[1] / "pytest_compression/settings.py").read_text("utf-8")
-    for option in re.findall(r'"(--compress-[a-z-]+)"', source):
+    for option in re.findall(r'"(--compress-[a-z-]+|compress_[a-z_]+)"', source):
         assert f"`{option}" in README, option
 
 

@@ -1,7 +1,7 @@
 """A loaded model: its layers, its dense weights kept aside, and what a recipe did to them."""
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import Any
@@ -16,15 +16,8 @@ from pytest_compression.kernels.quantization import Quantized
 from pytest_compression.models.conditions import Budget, conditions_of
 from pytest_compression.models.families import linear_layers, targeted
 from pytest_compression.models.footprint import check_claim, check_effect, measure
-from pytest_compression.types import Claim, Family, Footprint, Modifier, Targets
-
-
-def content(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Names, dtypes, shapes and bytes of tensors, sorted by name."""
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        yield f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
-        yield tensor.reshape(-1).view(torch.uint8).numpy().data
+from pytest_compression.models.identity import content, identity_of
+from pytest_compression.types import Claim, Family, Footprint, Identity, Modifier, Targets
 
 
 def structure(module: nn.Module) -> dict[str, tuple[int, int, bool]]:
@@ -106,9 +99,13 @@ class LanguageModel:
             self.dense[name] = tensor.clone() if kept is None else kept
         self.structure = structure(module)
         self.stored: dict[str, Quantized] = {}
+        self.compressed = False
+        """Whether steps were applied, or begun, since it was dense."""
         self.memo: dict[Any, Any] = {}
         """Tokenized questions, which no recipe changes."""
         self.budget = Budget()
+        self.progress: Callable[[int, int], None] = lambda _done, _total: None
+        """Told how many questions are done, of how many."""
         self.tokens_run = 0
         """Of each row that was run through it since it was loaded."""
 
@@ -158,6 +155,7 @@ class LanguageModel:
             if tensor.shape != kept.shape or tensor.dtype != kept.dtype:
                 return False
             tensor.copy_(kept)
+        self.compressed = False
         return True
 
     def compress(self, steps: Sequence[Modifier]) -> Footprint:
@@ -168,6 +166,7 @@ class LanguageModel:
         """
         claims: list[Claim] = []
         for step in steps:
+            self.compressed = True
             zeros = {weight.name: int((weight.values == 0).sum()) for weight in self.linear()}
             claim = step.apply(self)
             check_claim(type(step).__name__, claim, self.linear(), zeros)
@@ -184,6 +183,10 @@ class LanguageModel:
         if "fingerprint" not in self.memo:
             self.memo["fingerprint"] = digest(content(self.dense))
         return str(self.memo["fingerprint"])
+
+    def identity(self) -> Identity:
+        """Of all that the answers of the model as it is now depend on; computed anew each time."""
+        return identity_of(self)
 
     def conditions(self) -> dict[str, AbstractContextManager[None]]:
         """Other batch budgets, numbers of threads and dtypes; each can be entered once."""

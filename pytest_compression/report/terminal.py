@@ -1,6 +1,7 @@
 """The summary at the end of a run: one row a trial with every figure, green ones too."""
 
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -138,6 +139,8 @@ def summarize(reporter: pytest.TerminalReporter, config: pytest.Config, exitstat
             reporter.write(drawing)
             for line in remarks(name, some, config.stash.get(FAMILY, None)):
                 reporter.write_line(line)
+            for line in kept(some, reasons=reporter.verbosity > 0):
+                reporter.write_line(line)
     if settings.report is not None:
         results.write(settings.report, found, config.stash[FAMILY], settings.shard)
         reporter.write_line(f"Written: {settings.report}")
@@ -175,6 +178,17 @@ def remarks(name: str, found: list[Row], family: Family | None) -> Iterator[str]
             f"({', '.join(other)}): there are none of this one."
         )
     yield from noise(found)
+
+
+def kept(found: list[Row], *, reasons: bool) -> Iterator[str]:
+    """How many trials were answered from the cache, and why others could not be kept."""
+    count = sum(bool(row.get("cached")) for row in found)
+    if count:
+        trials = f"{len(found)} trial{'s' if len(found) > 1 else ''}"
+        yield f"{count} of {trials} from the cache (--compress-cache refresh measures anew)."
+    if reasons:
+        for reason, times in Counter(row["cache"] for row in found if "cache" in row).items():
+            yield f"Cache, {times} trial{'s' if times > 1 else ''}: {reason}."
 
 
 def remarks_of_pool(pool: Pool) -> str:

@@ -388,3 +388,26 @@ def test_the_environment_names_what_figures_may_depend_on() -> None:
     assert found["device"] == "cpu"
     assert found["torch"] == torch.__version__
     assert all(found.values())
+
+
+def test_a_model_is_compressed_from_its_first_step_until_it_is_restored() -> None:
+    model = tiny.model("llama")
+    assert not model.compressed
+    model.compress([])
+    assert not model.compressed
+    with pytest.raises(RecipeError):
+        model.compress([Magnitude(sparsity=0.5), RoundToNearest(bits=8), Idle()])
+    assert model.compressed
+    assert model.restore()
+    assert not model.compressed
+    model.compress([Magnitude(sparsity=0.5)])
+    assert model.compressed
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A step that fails."""
+
+    def apply(self, model: LanguageModel) -> Claim:  # noqa: ARG002
+        message = "it does nothing"
+        raise RecipeError(message)
