@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ALIKE = 32
 """Logits are alike that differ by no more units of rounding."""
-BRANCHES = 24
+BRANCHES = 8
 """How often the two sequences are in a row on trial."""
 CANNOT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError)
 """What models raise at masks, positions or caches that they cannot take."""
@@ -44,6 +44,7 @@ class Abilities:
         *self.header, a, b, c, d = some.tolist()
         self.branches = [[a, b], [c, d]] * BRANCHES
         with torch.inference_mode():
+            self.alone = self.each_alone()
             self.trunks = not rows.by_length and self.tried(self.behind_header)
             known = rows.windows is not None and not sees_by_index(module)
             self.trees = self.trunks and known and self.tried(self.as_tree)
@@ -52,18 +53,21 @@ class Abilities:
 
     def tried(self, run: Callable[[], Tensor | None]) -> bool:
         """Whether two sequences, or several times the two, get the logits that each gets alone."""
-        two = self.branches[:2]
-        alone = torch.tensor([self.header + one for one in two], device=self.rows.device)
-        wanted = self.module(input_ids=alone).logits[:, -2:].flatten(0, 1).float()
         try:
             found = run()
         except CANNOT:
             return False
         if found is None:
             return False
-        wanted = wanted.repeat(len(found) // len(wanted), 1)
+        wanted = self.alone.repeat(len(found) // len(self.alone), 1)
         rounding = ALIKE * torch.finfo(self.rows.dtype).eps * wanted.abs().max()
         return bool((found.float() - wanted).abs().max() <= rounding)
+
+    def each_alone(self) -> Tensor:
+        """The logits behind the last tokens of both sequences, each a row of its own."""
+        rows = [self.header + one for one in self.branches[:2]]
+        logits: Tensor = self.module(input_ids=torch.tensor(rows, device=self.rows.device)).logits
+        return logits[:, -2:].flatten(0, 1).float()
 
     def of_header(self) -> Any:
         """A pass that leaves the keys and values of a prefix."""
