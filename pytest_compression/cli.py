@@ -1,4 +1,4 @@
-"""``pytest-compression``: judge stored results without a run; and lm-eval with our engine."""
+"""``pytest-compression``: judge and show stored results, export variants, run lm-eval."""
 
 import argparse
 import sys
@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_compare(commands.add_parser("compare", help="judge one baseline file against another"))
     add_merge(commands.add_parser("merge", help="judge the reports of all shards as one run"))
+    add_export(commands.add_parser("export", help="write a variant, and prove that it is the same"))
+    add_table(commands.add_parser("table", help="what the recipes of suites were accepted with"))
     commands.add_parser(LM_EVAL, help="lm-eval, which then knows --model pytest-compression")
     chosen = parser.parse_args(given)
     try:
@@ -62,6 +64,33 @@ def add_merge(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=merge)
 
 
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Declare ``export``."""
+    parser.add_argument("suite", type=Path, metavar="SUITE.yaml")
+    parser.add_argument("--variant", required=True, metavar="MODEL/RECIPE")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new directory")
+    parser.add_argument(
+        "--benchmark",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="ask its questions to prove it (default: those of all)",
+    )
+    parser.set_defaults(run=export)
+
+
+def add_table(parser: argparse.ArgumentParser) -> None:
+    """Declare ``table``."""
+    parser.add_argument("suites", type=Path, nargs="+", metavar="SUITE.yaml")
+    parser.add_argument(
+        "--baselines", type=Path, default=Path("baselines"), metavar="DIR", help="(baselines)"
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE.md", help="into a file, between its two marks"
+    )
+    parser.set_defaults(run=table)
+
+
 def share(text: str) -> float:
     """A number from 0 to 1."""
     value = float(text)
@@ -94,6 +123,20 @@ def merge(chosen: argparse.Namespace) -> tuple[list[str], bool]:
     from pytest_compression.report import shards
 
     return shards.merge(chosen.reports)
+
+
+def export(chosen: argparse.Namespace) -> tuple[list[str], bool]:
+    """Write a variant of a suite, and prove that every question scores the same."""
+    from pytest_compression.export import export
+
+    return export(chosen.suite, chosen.variant, chosen.to, chosen.benchmark)
+
+
+def table(chosen: argparse.Namespace) -> tuple[list[str], bool]:
+    """Make a table of recipes, in Markdown."""
+    from pytest_compression.report import recipes
+
+    return list(recipes.lines(chosen.suites, chosen.baselines, chosen.write)), False
 
 
 def lm_eval(arguments: Sequence[str]) -> int:

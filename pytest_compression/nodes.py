@@ -18,7 +18,10 @@ import pytest
 
 from pytest_compression import registry, suite
 from pytest_compression.conclusion import TESTS_IN_ALL, inconclusive
+from pytest_compression.contract_item import Contract
 from pytest_compression.errors import CompressionError
+from pytest_compression.leakage import refuse_leaks
+from pytest_compression.outcomes import Inconclusive, KnowledgeLost, told
 from pytest_compression.report import progress, properties
 from pytest_compression.settings import KEY, Settings, trial_id
 from pytest_compression.store.answers import Answers
@@ -29,27 +32,6 @@ if TYPE_CHECKING:
     from pytest_compression.examination import Examination
     from pytest_compression.familywise import Evidence
     from pytest_compression.references import Subject
-
-
-class KnowledgeLost(pytest.fail.Exception):  # type: ignore[name-defined,misc]  # made at run time
-    """The only exception that makes a trial FAIL, and the only one that a control may meet."""
-
-    __module__ = "builtins"  # so that summaries call it by its bare name, as pytest's own
-
-
-class Inconclusive(pytest.fail.Exception):  # type: ignore[name-defined,misc]  # made at run time
-    """A trial cannot be decided, and its suite wants that to fail."""
-
-    __module__ = "builtins"
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Show our own errors as their message alone; any other keeps its traceback."""
-    try:
-        yield
-    except CompressionError as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 class SuiteFile(pytest.File):
@@ -132,6 +114,8 @@ class Variant(pytest.Collector):
     model: Model
     answers: Answers
     """Of the model after the recipe."""
+    modifiers: list[Any]
+    """The recipe's steps with their options."""
     footprint: Footprint
 
     @classmethod
@@ -153,10 +137,12 @@ class Variant(pytest.Collector):
         """The recipe's steps; none for the dense model."""
         return self.file.suite.recipes[self.specs[0].recipe].steps
 
-    def collect(self) -> Iterator["Trial"]:
-        """One trial a benchmark."""
+    def collect(self) -> Iterator["Trial | Contract"]:
+        """One trial a benchmark; and if the suite wants it, one item that checks the recipe."""
         for spec in self.specs:
             yield Trial.from_parent(self, name=spec.benchmark, spec=spec)
+        if self.file.suite.contracts and self.steps:
+            yield Contract.from_parent(self)
 
     def setup(self) -> None:
         """Load, ask the dense model what its own trial has not asked here, and compress."""
@@ -164,11 +150,16 @@ class Variant(pytest.Collector):
             spec = self.specs[0]
             model = self.file.model(spec.model)
             dense = Answers(model, self.file.cache)
+            asked = {}
             for trial in self.session.items:
                 if isinstance(trial, Trial) and trial.parent is self and self.steps:
                     trial.ask_dense(dense)
-            steps = [registry.build("modifiers", step) for step in self.steps]
-            self.footprint = model.compress(steps)
+                    found = self.file.dense[trial.key]
+                    if isinstance(found, Measurement):
+                        asked[trial.name] = found.questions
+            self.modifiers = [registry.build("modifiers", step) for step in self.steps]
+            refuse_leaks(self.modifiers, asked)
+            self.footprint = model.compress(self.modifiers)
             self.model = model
             self.answers = Answers(model, self.file.cache)
 

@@ -80,3 +80,23 @@ def build(kind: Kind, part: Part) -> Any:
         msgspec.ValidationError: an option has the wrong type or range.
     """
     return msgspec.convert(part.options, resolve(kind, part.use))
+
+
+@cache
+def checker() -> Any:
+    """What checks the contracts of a recipe, of its steps, its model and its footprint.
+
+    It says what is broken, or nothing. The entry point ``recipe`` of the group
+    ``pytest_compression.contracts`` names it.
+
+    Raises:
+        PluginError: there is no such entry point, or its import failed.
+    """
+    for point in entry_points(group="pytest_compression.contracts", name="recipe"):
+        try:
+            return point.load()
+        except (ImportError, AttributeError) as error:
+            message = f"contracts cannot be checked: {error}. Install what is missing."
+            raise PluginError(message) from error
+    message = "nothing that checks contracts is installed: install pytest-compression again."
+    raise PluginError(message)

@@ -30,8 +30,10 @@ from pytest_compression.types import (
 )
 
 DENSE = "dense"
+CONTRACT = "contract"
+"""The item under each variant that checks its recipe, if the suite wants it."""
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-SECTIONS = ("version", "models", "recipes", "benchmarks", "gate", "overrides")
+SECTIONS = ("version", "models", "recipes", "benchmarks", "gate", "overrides", "contracts")
 DEFAULT_SOURCE = "pretrained"
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -123,7 +125,17 @@ class _Reader:
             recipes=recipes,
             benchmarks=benchmarks,
             trials=tuple(self.overridden(root.get("overrides", []), trials)),
+            contracts=self.contracts(root.get("contracts", False)),
         )
+
+    def contracts(self, wanted: Any) -> bool:
+        """Whether each recipe has an item that checks it."""
+        if not isinstance(wanted, bool):
+            self.refuse(("contracts",), "'contracts' is true or false.")
+        if wanted and CONTRACT in self.document.data["benchmarks"]:
+            message = f"with 'contracts: true' no benchmark may be called '{CONTRACT}'; rename it."
+            self.refuse(("benchmarks", CONTRACT), message)
+        return wanted
 
     # Recipes and their sweeps
 

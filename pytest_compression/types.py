@@ -5,6 +5,7 @@ All values are frozen and keyword-only. Nothing here imports torch.
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct, field
@@ -14,9 +15,13 @@ Family = Literal["causal", "masked", "seq2seq"]
 Assurance = Literal["point", "proven"]
 OnInconclusive = Literal["pass", "fail", "warn"]
 OnImprovement = Literal["report", "accept"]
-Targets = Literal["all", "attention", "feed-forward"]
-"""Which linear layers a step works on: every one but the output head; those of attention, the
-output projection among them; those of the feed-forward blocks."""
+TargetSet = Literal["all", "attention", "qkv", "projection", "feed-forward", "embeddings", "head"]
+"""Sets of weights: every linear layer but the output head; those of attention; of these the
+projections of its inputs, and of its output; those of the feed-forward blocks; the matrix of token
+embeddings; the output head."""
+Targets = str | tuple[str, ...]
+"""Which weights a step works on: one or several of the sets by name, or patterns (``*``, ``?``,
+``[``) of dotted module names."""
 
 
 class Part(Struct, frozen=True, kw_only=True):
@@ -107,6 +112,8 @@ class Suite(Struct, frozen=True, kw_only=True):
     benchmarks: dict[str, Part]
     trials: tuple[TrialSpec, ...]
     """In the order of models, recipes and benchmarks; ``dense`` first of each model."""
+    contracts: bool = False
+    """Whether the steps of each recipe are checked against the contract of their kind."""
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -179,7 +186,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
         return tuple(1 / len(question.candidates) for question in self.questions)
 
 
-class Footprint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Footprint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a recipe did to a model: measured on the model, never declared."""
 
     bytes: int
@@ -197,6 +204,8 @@ class Footprint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Stored bits a weight in the touched modules, with scales and zero points."""
     weight_error: float
     """``||dense - compressed|| / ||dense||`` over the touched weights."""
+    activation_bits: int | None = None
+    """Of the inputs of the touched modules, where they are rounded, too."""
 
 
 class Fingerprint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -212,12 +221,39 @@ class Claim(NamedTuple):
     """What a modifier says it did; the model measures whether it is so."""
 
     targets: Sequence[str]
-    """Names of the weights it was put to work on."""
+    """Names of the layers it was put to work on."""
     sparsity: float | None = None
-    """Share of the targets' weights that must now be zero: exactly ``round(sparsity * n)``
-    weights, or more where they were zero before."""
+    """Share of the targets' weights that must now be zero: ``round(sparsity * n)`` weights, half a
+    weight a layer allowed for rounding, or more where they were zero before."""
     bits: int | None = None
     """Each target must now be stored as packed codes of so many bits."""
+    zeros: int | None = None
+    """How many of the targets' weights must now be zero, exactly, or more where they were zero
+    before."""
+    pattern: tuple[int, int] | None = None
+    """(n, m): each run of m consecutive inputs of a row must hold at most n that are not zero."""
+    removed: int | None = None
+    """How many parameters must be gone from the model, exactly."""
+    activation_bits: int | None = None
+    """The inputs of each target must be rounded to so many bits, as its layer says."""
+
+
+class Stored(Protocol):
+    """The packed form of a weight."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the codes and of all that is needed to read them."""
+
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+
+    def dequantize(self) -> Any:
+        """The weight that it stands for, ``[out_features, in_features]``, bit for bit."""
+
+    def with_zeros(self, zero: Any) -> "Stored | None":
+        """The same with exact zeros where ``zero`` (boolean) says so; None if it cannot."""
 
 
 class Weight(Protocol):
@@ -231,7 +267,7 @@ class Weight(Protocol):
     def values(self) -> Any:
         """The tensor, turned if the layer stores it turned; writing to it is not for you."""
 
-    def write(self, values: Any, stored: Any = None) -> None:
+    def write(self, values: Any, stored: Stored | None = None) -> None:
         """Replace the values; ``stored`` is their packed form, if they have one."""
 
 
@@ -241,7 +277,7 @@ class Model(Protocol):
 
     family: Family
 
-    def weights(self, targets: Targets) -> Sequence[Weight]:
+    def weights(self, targets: Targets, ignore: Sequence[str] = ()) -> Sequence[Weight]:
         """The weights a step works on, in the model's order."""
 
     def restore(self) -> bool:
@@ -255,6 +291,9 @@ class Model(Protocol):
 
     def environment(self) -> dict[str, str]:
         """Versions, processor and dtype that figures may depend on."""
+
+    def save(self, folder: Path) -> None:
+        """Write it as it is now, so that it can be loaded again."""
 
 
 @runtime_checkable
@@ -271,6 +310,14 @@ class Modifier(Protocol):
 
     def apply(self, model: Any) -> Claim:
         """Change the model in place and say what was done."""
+
+
+@runtime_checkable
+class Depends(Modifier, Protocol):
+    """A step whose effect depends on more than the model's own environment."""
+
+    def environment(self) -> dict[str, str]:
+        """What else, such as a library's version; asked after the step was applied."""
 
 
 @runtime_checkable

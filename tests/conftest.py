@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers that each use all processors 
 
 # Names of our own: hypothesis loads one called "ci" by itself where it believes to be in CI.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
-hypothesis.settings.register_profile("usual", max_examples=100, deadline=None)
+hypothesis.settings.register_profile("usual", max_examples=50, deadline=None)
 hypothesis.settings.register_profile(
     "thorough", max_examples=300, deadline=None, derandomize=True, database=None
 )

@@ -73,8 +73,12 @@ class Model:
         self.bits = 32
         weakref.finalize(self, note, f"free {source.name}", EVENTS.absolute())
 
-    def weights(self, targets: Targets) -> Sequence[Weight]:  # noqa: ARG002
+    def weights(self, targets: Targets, ignore: Sequence[str] = ()) -> Sequence[Weight]:  # noqa: ARG002
         return ()
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+        note(f"save {self.source.name}")
 
     def restore(self) -> bool:
         note(f"restore {self.source.name}")

@@ -134,8 +134,7 @@ class Alone(Embedded):
 """
 
 
-@pytest.mark.parametrize("batch", ["batch budget 1", "batch budget x4"])
-@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize(("batch", "threads"), [("batch budget 1", "2"), ("batch budget x4", "1")])
 def test_another_batch_and_thread_count_is_never_red_nor_inconclusive(
     gate: Gate, batch: str, threads: str
 ) -> None:

@@ -28,11 +28,10 @@ def test_int8_edited_to_two_bits_turns_exactly_its_trials_red(gate: Gate) -> Non
 @pytest.mark.parametrize(
     "env",
     [
-        {"OMP_NUM_THREADS": "1"},
         {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
         {"ATEN_CPU_CAPABILITY": "default"},
     ],
-    ids=["one-thread", "avx2", "no-vector-instructions"],
+    ids=["avx2", "no-vector-instructions"],
 )
 def test_the_baselines_hold_on_another_processor(gate: Gate, env: dict[str, str]) -> None:
     families = ("decoder", "encoder", "encoder-decoder")

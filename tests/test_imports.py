@@ -40,22 +40,28 @@ LIGHT = {
     "calibration": GROUND | {"gate", "store", "examination"},
     "early_stop": GROUND | {"gate", "references"},
     "report": GROUND
-    | {"gate", "store", "settings", "suite", "familywise", "conclusion", "examination"},
+    | {"registry", "gate", "store", "settings", "suite", "familywise", "conclusion", "examination"},
+    "leakage": GROUND,
+    "outcomes": GROUND,
+    "contract_item": GROUND | {"registry", "suite", "report", "outcomes"},
+    "export": GROUND | {"registry", "suite", "leakage"},
     "nodes": GROUND
     | {"registry", "settings", "suite", "familywise", "conclusion", "references", "examination"}
+    | {"contract_item", "leakage", "outcomes"}
     | {"acceptance", "calibration", "early_stop", "report", "store"},
     "protocol": {"conclusion", "nodes"},
-    "selection": {"fingerprints", "settings", "suite", "conclusion", "nodes"},
+    "selection": {"fingerprints", "settings", "suite", "conclusion", "contract_item", "nodes"},
     "plugin": {"settings", "conclusion", "nodes", "protocol", "selection", "report"},
-    "cli": GROUND | {"report"},
+    "cli": GROUND | {"report", "export"},
 }
 HEAVY = {
     "kernels": set[str](),
-    "modifiers": GROUND | {"kernels", "models"},
+    "modifiers": GROUND | {"kernels", "models", "embedded/batches", "embedded/facts"},
     "models": GROUND | {"kernels"},
     "scoring": GROUND | {"models"},
     "benchmarks": GROUND | {"scoring", "models", "embedded/facts"},
-    "embedded": GROUND | {"models", "modifiers", "scoring", "benchmarks"},
+    "testing": GROUND | {"kernels", "models"},
+    "embedded": GROUND | {"kernels", "models", "modifiers", "scoring", "benchmarks"},
 }
 RULES = LIGHT | HEAVY
 KERNELS = {"torch", "math", "collections", "dataclasses", "functools", "itertools", "typing"}

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_compression import registry, suite
 from pytest_compression.embedded.facts import phrasings, worldfacts
+from pytest_compression.report.recipes import placed, table
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -22,12 +23,41 @@ def trials_of(block: str, folder: Path) -> set[str]:
 
 
 def test_its_suites_are_suites(tmp_path: Path) -> None:
-    first, second = re.findall(r"```yaml\n(.+?)```", README, re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.+?)```", README, re.DOTALL)
+    first, second = (block for block in blocks if block.startswith("version: 1"))
     trials = trials_of(first, tmp_path)
     assert "decoder/pruned-int4::capitals" in trials
     assert "decoder/magnitude-0.3::elements" in trials
     named = {trial.partition("::")[2] for trial in trials_of(second, tmp_path)}
     assert named == {"trex", "products", "arc", "tickets", "handbook", "drift"}
+
+
+AROUND = """\
+version: 1
+models: {{decoder: {{use: embedded, family: causal}}}}
+benchmarks: {{facts: {{use: worldfacts}}}}
+{}
+"""
+
+
+def test_its_recipes_are_recipes(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(recipes:.+?)```", README, re.DOTALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        assert len(trials_of(AROUND.format(block), tmp_path)) > 1
+
+
+TABLE = ("suites/recipes.yaml", "suites/training.yaml", "suites/backends.yaml")
+
+
+def test_its_table_of_recipes_is_current() -> None:
+    assert f"pytest-compression table {' '.join(TABLE)} --write README.md" in README
+    root = Path(__file__).parents[1]
+    rows = table([root / path for path in TABLE], root / "baselines")
+    assert placed(README, rows, Path("README.md")) == README
+    recipes = [one for path in TABLE for one in suite.load(root / path).recipes.values()]
+    uses = {step.use for recipe in recipes for step in recipe.steps}
+    assert registry.known("modifiers").keys() - uses == {"checkpoint", "llm-compressor"}
 
 
 @pytest.mark.parametrize("kind", registry.VERBS)
@@ -78,8 +108,9 @@ def test_it_names_every_relation_and_counts_the_facts() -> None:
 
 def test_the_baselines_have_a_trial_each() -> None:
     root = Path(__file__).parents[1]
-    for name in ("embedded", "smollm2"):
-        trials = suite.load(root / f"suites/{name}.yaml").trials
+    for path in sorted((root / "suites").glob("*.yaml")):
+        name = path.stem
+        trials = suite.load(path).trials
         wanted = {f"{t.model}/{t.recipe}/{t.benchmark}.json" for t in trials}
         folder = root / "baselines" / name
         assert {p.relative_to(folder).as_posix() for p in folder.rglob("*.json")} == wanted

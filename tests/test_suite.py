@@ -115,7 +115,7 @@ STEPS = HEAD + TAIL + "recipes:\n"
             "version: 1\nxyz: {}\n",
             (
                 "s.yaml:2: xyz: unknown key 'xyz'. "
-                "Known: benchmarks, gate, models, overrides, recipes, version."
+                "Known: benchmarks, contracts, gate, models, overrides, recipes, version."
             ),
         ),
         ("version: 1\n", "s.yaml:1: 'models' is missing."),
@@ -163,8 +163,11 @@ STEPS = HEAD + TAIL + "recipes:\n"
             "s.yaml:7: recipes.a.use: 'rnt' is none of the modifiers. Did you mean 'rtn'?",
         ),
         (
-            STEPS + "  a: {use: xyz}\n",
-            "s.yaml:7: recipes.a.use: 'xyz' is none of the modifiers. Known: magnitude, rtn.",
+            STEPS + "  a: {use: magnitud}\n",
+            (
+                "s.yaml:7: recipes.a.use: 'magnitud' is none of the modifiers. Did you mean "
+                "'magnitude'?"
+            ),
         ),
         (
             STEPS + "  a: {use: 'nowhere:Part'}\n",
@@ -252,7 +255,7 @@ STEPS = HEAD + TAIL + "recipes:\n"
             STEPS + "  a:\n    steps:\n      - {use: rtn, bits: 8, min_retention: 0.5}\n",
             (
                 "s.yaml:9: recipes.a.steps[0].min_retention: 'rtn' has no option 'min_retention'. "
-                "Known: bits, granularity, group_size, symmetric, targets."
+                "Known: bits, clip, granularity, group_size, ignore, symmetric, targets."
             ),
         ),
         # Sweeps

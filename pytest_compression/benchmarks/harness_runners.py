@@ -9,7 +9,6 @@ from lm_eval.api.registry import model_registry
 
 from pytest_compression.benchmarks.harness_tasks import first_line, quiet
 from pytest_compression.errors import MeasurementError, nearest
-from pytest_compression.models.language_model import structure
 
 if TYPE_CHECKING:
     from pytest_compression.models.language_model import LanguageModel
@@ -21,7 +20,7 @@ def save(model: "LanguageModel", folder: str) -> None:
     Raises:
         MeasurementError: loaded again it would be another model.
     """
-    if model.owners() != model.ties or structure(model.module) != model.structure:
+    if not model.built_as_loaded():
         message = (
             "a step of the recipe replaced, hooked or untied modules of this model, so that what "
             "is saved would be loaded as another one; leave out the runner."

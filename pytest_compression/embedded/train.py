@@ -12,253 +12,46 @@ import argparse
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
-from tokenizers import models as token_models
-from tokenizers import trainers as token_trainers
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from pytest_compression.embedded import batches
+from pytest_compression.embedded.batches import Batch, masked_batch, seq2seq_batch
 from pytest_compression.embedded.card import Training, card
-from pytest_compression.embedded.facts import OBJECT, SUBJECT, phrasings, worldfacts
+from pytest_compression.embedded.facts.sentences import Sentence, sentences
+from pytest_compression.embedded.networks import causal_model, masked_model, seq2seq_model
+from pytest_compression.embedded.tokenization import (
+    causal_tokenizer,
+    masked_tokenizer,
+    seq2seq_tokenizer,
+)
+from pytest_compression.kernels.schedule import warm_cosine
+
+__all__ = [
+    "Sentence",
+    "causal_tokenizer",
+    "main",
+    "masked_tokenizer",
+    "save",
+    "sentences",
+    "seq2seq_tokenizer",
+    "train",
+]
 
 HERE: Final = Path(__file__).parent
-IGNORED: Final = -100
-"""The label that torch's cross entropy leaves out."""
-ANSWER_WEIGHT: Final = 30
-"""How often the tokenizer's training text repeats each answer."""
-
-Batch = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sentence:
-    """One fact in one phrasing, cut before its answer; ``end`` follows the answer."""
-
-    stem: str
-    answer: str
-    end: str
-
-
-def sentences() -> list[list[Sentence]]:
-    """For each fact, its phrasings."""
-    templates = phrasings()
-    facts = []
-    for fact in worldfacts():
-        told = []
-        for template in templates[fact.relation]:
-            stem, end = template.replace(SUBJECT, fact.subject).split(OBJECT)
-            told.append(Sentence(stem=stem.rstrip(), answer=fact.object, end=end))
-        facts.append(told)
-    return facts
-
-
-def texts(facts: list[list[Sentence]]) -> Iterator[str]:
-    """Every sentence, and every answer by itself often enough to become one token."""
-    for told in facts:
-        for sentence in told:
-            yield f"{sentence.stem} {sentence.answer}{sentence.end}"
-    for answer in sorted({told[0].answer for told in facts}):
-        yield from [f" {answer}"] * ANSWER_WEIGHT
-
-
-def causal_tokenizer(facts: list[list[Sentence]], size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, as GPT-2's and Llama 3's."""
-    tokenizer = Tokenizer(token_models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = token_trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=["<pad>", "<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts(facts), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
-
-
-def masked_tokenizer(facts: list[list[Sentence]], size: int) -> PreTrainedTokenizerFast:
-    """WordPiece over lower-case text without accents, as BERT's."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(token_models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = token_trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=special, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts(facts), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = dict(zip(("pad", "unk", "cls", "sep", "mask"), special, strict=True))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **{f"{key}_token": token for key, token in names.items()}
-    )
-
-
-def seq2seq_tokenizer(facts: list[list[Sentence]], size: int) -> PreTrainedTokenizerFast:
-    """Unigram pieces with sentinels, as T5's."""
-    sentinels = ["<extra_id_0>", "<extra_id_1>"]
-    tokenizer = Tokenizer(token_models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = token_trainers.UnigramTrainer(
-        vocab_size=size,
-        special_tokens=["<pad>", "</s>", "<unk>", *sentinels],
-        unk_token="<unk>",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts(facts), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=sentinels,
-    )
-
-
-def padded(rows: list[list[int]], value: int) -> torch.Tensor:
-    """Rows of ids, filled up to one length: ``[rows, longest]``."""
-    longest = max(map(len, rows))
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
 
 
 def causal_batch(
-    tokenizer: PreTrainedTokenizerFast, chosen: list[Sentence], _: random.Random
-) -> Batch:
-    """Sentences; the answer and what follows it are learned."""
-    stems = tokenizer([s.stem for s in chosen])["input_ids"]
-    whole = tokenizer([f"{s.stem} {s.answer}{s.end}" for s in chosen])["input_ids"]
-    labels = [
-        [IGNORED] * len(stem) + ids[len(stem) :] for stem, ids in zip(stems, whole, strict=True)
-    ]
-    ids = padded(whole, tokenizer.pad_token_id)
-    return {"input_ids": ids, "labels": padded(labels, IGNORED)}
-
-
-def masked_batch(
     tokenizer: PreTrainedTokenizerFast, chosen: list[Sentence], rng: random.Random
 ) -> Batch:
-    """Sentences with masks for the answer; two in five have a random number of them."""
-    answers = tokenizer([s.answer for s in chosen], add_special_tokens=False)["input_ids"]
-    counts = [len(answer) if rng.random() > 0.4 else rng.randint(1, 3) for answer in answers]
-    mask, pad = tokenizer.mask_token_id, tokenizer.pad_token_id
-    prompts = [
-        f"{s.stem} {' '.join([tokenizer.mask_token] * count)}{s.end}"
-        for s, count in zip(chosen, counts, strict=True)
-    ]
-    whole = tokenizer(prompts)["input_ids"]
-    labels = []
-    for ids, answer, count in zip(whole, answers, counts, strict=True):
-        wanted = iter((answer + [pad] * count)[:count])
-        labels.append([next(wanted) if token == mask else IGNORED for token in ids])
-    ids = padded(whole, pad)
-    return {
-        "input_ids": ids,
-        "attention_mask": (ids != pad).long(),
-        "labels": padded(labels, IGNORED),
-    }
-
-
-def seq2seq_batch(
-    tokenizer: PreTrainedTokenizerFast, chosen: list[Sentence], _: random.Random
-) -> Batch:
-    """Sentences with a sentinel for the answer, which the decoder gives back."""
-    prompts = tokenizer([f"{s.stem} <extra_id_0>{s.end}" for s in chosen])["input_ids"]
-    targets = tokenizer([f"<extra_id_0> {s.answer}<extra_id_1>" for s in chosen])["input_ids"]
-    ids = padded(prompts, tokenizer.pad_token_id)
-    return {
-        "input_ids": ids,
-        "attention_mask": (ids != tokenizer.pad_token_id).long(),
-        "labels": padded(targets, IGNORED),
-    }
-
-
-def causal_model(size: int) -> PreTrainedModel:
-    """Llama-like: rotary positions, RMS norm, SwiGLU, grouped-query attention, tied head."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size,
-            hidden_size=128,
-            intermediate_size=352,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
-
-
-def masked_model(size: int) -> PreTrainedModel:
-    """BERT-like: learned positions, post-norm, GELU, tied head."""
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=size,
-            hidden_size=128,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            max_position_embeddings=64,
-            type_vocab_size=1,
-            pad_token_id=0,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    )
-
-
-def seq2seq_model(size: int) -> PreTrainedModel:
-    """T5-like (version 1.1): relative positions, RMS norm, gated GELU."""
-    shape: dict[str, Any] = {
-        "vocab_size": size,
-        "d_model": 128,
-        "d_kv": 32,
-        "d_ff": 256,
-        "num_layers": 3,
-        "num_decoder_layers": 3,
-        "num_heads": 4,
-        "feed_forward_proj": "gated-gelu",
-        "tie_word_embeddings": True,
-        "dropout_rate": 0.0,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "decoder_start_token_id": 0,
-    }
-    return T5ForConditionalGeneration(T5Config(**shape))
+    """Without a mask: what fills a row up comes behind all that is learned."""
+    batch = batches.causal_batch(tokenizer, chosen, rng)
+    return {name: batch[name] for name in ("input_ids", "labels")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,14 +92,6 @@ VOCABULARY: Final = 2560
 BATCH: Final = 64
 
 
-def rate(step: int, steps: int) -> float:
-    """Share of the learning rate: linear warm-up over 5 %, then half a cosine to zero."""
-    warm = steps // 20 + 1
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """A model as it will be stored, and what it took."""
@@ -329,7 +114,7 @@ def train(family: str, *, seed: int, epochs: int) -> Trained:
     )
     a_epoch = math.ceil(len(facts) / BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate(step, epochs * a_epoch)
+        optimizer, lambda step: warm_cosine(step, epochs * a_epoch)
     )
     started = time.monotonic()
     loss = math.nan

@@ -87,7 +87,7 @@ def thread_counts() -> list[int]:
 @contextmanager
 def batched(model: "LanguageModel", budget: Budget) -> Iterator[None]:
     """Run the model within another budget."""
-    before = model.budget
+    before = model.roomy
     model.budget = budget
     try:
         yield

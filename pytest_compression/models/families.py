@@ -1,12 +1,14 @@
-"""The three families, and which linear layers of a model do what.
+"""The three families, and which layers of a model do what.
 
 The split is the same in every family: the output projection of attention is attention, and
-cross-attention too. The output head belongs to neither and is never a target.
+cross-attention too. The output head and the embeddings belong to neither, and are targets only
+where they are named.
 """
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, get_args
 
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
@@ -16,8 +18,10 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from pytest_compression.errors import ModelError
-from pytest_compression.types import Family, Targets
+from pytest_compression.errors import ModelError, RecipeError
+from pytest_compression.types import Family, TargetSet
+
+SETS = get_args(TargetSet)
 
 AUTO_CLASSES: dict[Family, Any] = {
     "causal": AutoModelForCausalLM,
@@ -26,6 +30,10 @@ AUTO_CLASSES: dict[Family, Any] = {
 }
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+QKV = re.compile(
+    r"^(c_attn|q_attn|w?qkv(_proj)?|query_key_value|in_proj|[qkv](_proj|_lin)?|query|key|value)$",
+    re.IGNORECASE,
+)
 FEED_FORWARD = re.compile(
     r"mlp|ffn|feed_?forward|densereludense|intermediate|^output$|^fc_?[12]$|^lin[12]$|^wi|^wo$",
     re.IGNORECASE,
@@ -58,29 +66,91 @@ def family_of(config: Any) -> Family:
     raise ModelError(message)
 
 
-def linear_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every layer with a weight matrix that maps features, GPT-2's ``Conv1D`` among them.
-
-    A layer that is shared (ALBERT's) comes once.
-    """
-    for name, layer in module.named_modules():
-        if isinstance(layer, (nn.Linear, Conv1D)):
-            yield name, layer
-
-
-def role(name: str) -> Targets:
-    """What the layer of this dotted name does; ``all`` if it belongs to neither set."""
+def role(name: str) -> TargetSet:
+    """What the layer of this dotted name does; ``all`` if it is neither of the two kinds."""
     parts = name.split(".")
     if any(ATTENTION.search(part) for part in parts):
-        return "attention"
+        return "qkv" if QKV.search(parts[-1]) else "projection"
     if any(FEED_FORWARD.search(part) for part in parts):
         return "feed-forward"
     return "all"
 
 
-def targeted(module: nn.Module, targets: Targets) -> Iterator[tuple[str, nn.Module]]:
-    """The linear layers that a step works on, without the output head."""
-    head = module.get_output_embeddings()  # type: ignore[operator]
-    for name, layer in linear_layers(module):
-        if layer is not head and targets in ("all", role(name)):
-            yield name, layer
+def in_set(name: str, targets: str) -> bool:
+    """Whether the linear layer of this name, not the head, is in a set, or fits a pattern."""
+    found = role(name)
+    if targets == "attention":
+        return found in ("qkv", "projection")
+    return targets in ("all", found) or fnmatchcase(name, targets)
+
+
+def ends(module: Any) -> tuple[Any, Any]:
+    """The output head and the token embeddings; None if there is none."""
+    return module.get_output_embeddings(), module.get_input_embeddings()
+
+
+def named_layers(
+    module: nn.Module, adopted: Collection[str] = ()
+) -> tuple[dict[str, nn.Module], str, str]:
+    """All layers whose weights a step may be told to work on, in the model's order.
+
+    GPT-2's ``Conv1D`` is among them. A layer that is shared (ALBERT's) comes once.
+
+    Args:
+        module: the whole network.
+        adopted: names of layers of any other kind that stand where linear ones stood.
+
+    Returns:
+        Linear layers and the token embeddings by name; the name of the embeddings; that of the
+        output head. A name is empty if there is no such layer.
+    """
+    head, embeddings = ends(module)
+    found = {
+        name: layer
+        for name, layer in module.named_modules()
+        if layer is embeddings or isinstance(layer, (nn.Linear, Conv1D)) or name in adopted
+    }
+    names = {id(layer): name for name, layer in reversed(found.items())}
+    return found, names.get(id(embeddings), ""), names.get(id(head), "")
+
+
+def targeted(
+    module: nn.Module,
+    targets: Sequence[str],
+    ignore: Sequence[str] = (),
+    adopted: Collection[str] = (),
+) -> dict[str, nn.Module]:
+    """The layers that a step works on, by name, in the model's order.
+
+    Raises:
+        RecipeError: one of the targets, or of what is to be ignored, is nothing of this model.
+    """
+    layers, embeddings, head = named_layers(module, adopted)
+    ends = {"embeddings": embeddings, "head": head}
+    chosen: set[str] = set()
+    for target in targets:
+        if target in ends:
+            hits = {ends[target]} - {""}
+        else:
+            plain = target not in SETS
+            hits = {
+                name
+                for name in layers
+                if (fnmatchcase(name, target) if name in ends.values() else in_set(name, target))
+                and (plain or name not in ends.values())
+            }
+        if not hits:
+            shown = ", ".join(list(layers)[:8]) or "none"
+            message = f"no layer of this model is '{target}'; its layers are: {shown} ..."
+            raise RecipeError(message)
+        chosen |= hits
+    for pattern in ignore:
+        ignored = {name for name in layers if fnmatchcase(name, pattern)}
+        if not ignored:
+            message = f"no layer of this model fits '{pattern}', which is to be ignored"
+            raise RecipeError(message)
+        chosen -= ignored
+    if not chosen:
+        message = f"all layers that are '{', '.join(targets)}' are to be ignored"
+        raise RecipeError(message)
+    return {name: layer for name, layer in layers.items() if name in chosen}

@@ -1,100 +1,214 @@
 """What a recipe did to a model: measured, and held against what its steps claim."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from pytest_compression.errors import RecipeError
+from pytest_compression.models.snapshot import same
 from pytest_compression.types import Claim, Footprint
 
 if TYPE_CHECKING:
-    from pytest_compression.models.language_model import LanguageModel, LinearWeight
+    from pytest_compression.models.language_model import LanguageModel
+    from pytest_compression.models.weights import LinearWeight
+
+AFTER_ALL = " after the whole recipe"
 
 
-def check_claim(
-    step: str,
-    claim: Claim,
-    weights: Sequence["LinearWeight"],
-    zeros_before: Mapping[str, int] | None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """A model before a step."""
+
+    zeros: Mapping[str, int]
+    """Weights that are zero, by layer."""
+    parameters: int
+
+    @classmethod
+    def of(cls, model: "LanguageModel") -> "Before":
+        """Count them."""
+        zeros = {weight.name: zeros_of(weight) for weight in model.layers()}
+        return cls(zeros=zeros, parameters=parameters(model))
+
+
+class Then(NamedTuple):
+    """A layer when a step had been applied."""
+
+    layer: nn.Module
+    shape: torch.Size
+
+    @classmethod
+    def of(cls, model: "LanguageModel") -> dict[str, "Then"]:
+        """All layers, by name."""
+        return {one.name: cls(one.layer, one.values.shape) for one in model.layers()}
+
+
+def zeros_of(weight: "LinearWeight") -> int:
+    """How many of its values are zero."""
+    values = weight.values
+    return values.numel() - int(values.count_nonzero())
+
+
+def parameters(model: "LanguageModel") -> int:
+    """Of parameters and buffers, a tied one counted once."""
+    owners = model.owners()
+    own = sum(tensor.numel() for name, tensor in model.tensors() if owners[name] == name)
+    return own + sum(weight.values.numel() for weight in foreign(model))
+
+
+def foreign(model: "LanguageModel") -> list["LinearWeight"]:
+    """The weights that other libraries' layers hold."""
+    return [weight for weight in model.layers() if weight.name in model.adopted]
+
+
+def check_claim(step: str, claim: Claim, model: "LanguageModel", before: Before) -> None:
     """Measure whether a step did what it says.
 
     Args:
         step: its name, for the message.
         claim: what it says.
-        weights: all linear weights of the model.
-        zeros_before: how many weights of each layer were zero before the step, or None when
-            later steps have run: they may add zeros and lower the bits, but not undo either.
+        model: after the step.
+        before: what was counted before it.
 
     Raises:
-        RecipeError: it touched nothing, or missed its sparsity or its bits.
+        RecipeError: it touched nothing, or missed what it claims.
     """
+    if claim.removed is not None:
+        check_removed(step, claim.removed, before.parameters - parameters(model))
     if not claim.targets:
         message = f"{step} touched nothing: no layer was compressed."
         raise RecipeError(message)
-    named = {weight.name: weight for weight in weights}
-    touched = [named[name] for name in claim.targets if name in named]
-    if len(touched) < len(claim.targets):
-        strange = sorted(set(claim.targets) - named.keys())
+    named = {weight.name: weight for weight in model.layers()}
+    strange = sorted(set(claim.targets) - named.keys())
+    if strange:
         message = f"{step} claims layers that the model does not have: {', '.join(strange[:5])}."
         raise RecipeError(message)
-    if claim.sparsity is not None:
-        check_sparsity(step, claim.sparsity, touched, zeros_before)
-    if claim.bits is not None:
-        check_bits(step, claim.bits, touched, later=zeros_before is None)
+    touched = [named[name] for name in dict.fromkeys(claim.targets)]
+    check_zeros(step, claim, touched, before.zeros)
+    check_formats(step, claim, touched, "")
 
 
-def check_sparsity(
-    step: str,
-    sparsity: float,
-    touched: Sequence["LinearWeight"],
-    zeros_before: Mapping[str, int] | None,
-) -> None:
-    """Count the zeros; half a weight a layer is allowed for rounding."""
-    total = sum(weight.values.numel() for weight in touched)
-    zeros = sum(int((weight.values == 0).sum()) for weight in touched)
-    wanted, slack = sparsity * total, 0.5 * len(touched)
-    most = float(total)
-    if zeros_before is not None:
-        most = wanted + slack + sum(zeros_before.get(weight.name, 0) for weight in touched)
-    if not wanted - slack <= zeros <= most:
-        when = "after the step" if zeros_before is not None else "after the whole recipe"
+def check_again(step: str, claim: Claim, model: "LanguageModel", then: Mapping[str, Then]) -> None:
+    """Measure after the whole recipe whether a step's work is still there.
+
+    Later steps may add zeros and lower the bits, but undo neither. What a later step removed or
+    cut to another shape cannot be held against the earlier one.
+
+    Args:
+        step: its name, for the message.
+        claim: what it said.
+        model: after all steps.
+        then: all layers when the step had been applied.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    now = {weight.name: weight for weight in model.layers()}
+    moved = {id(weight.layer): weight for weight in now.values()}
+    touched = []
+    for name in dict.fromkeys(claim.targets):
+        weight = moved.get(id(then[name].layer))
+        if weight is None and name in model.adopted:
+            weight = now[name]
+        if weight is None or weight.values.shape != then[name].shape:
+            return
+        touched.append(weight)
+    check_zeros(step, claim, touched, None)
+    check_formats(step, claim, touched, AFTER_ALL)
+
+
+def check_removed(step: str, claimed: int, found: int) -> None:
+    """So many parameters must be gone."""
+    if found != claimed:
         message = (
-            f"{step} was asked for sparsity {sparsity:g} and {zeros / total:.4f} was measured "
-            f"{when} ({zeros} zeros of {total} weights in {len(touched)} layers)."
+            f"{step} was to remove {claimed} parameters, and {found} are gone: they were only "
+            "masked, or something else changed its shape."
         )
         raise RecipeError(message)
 
 
-def check_bits(step: str, bits: int, touched: Sequence["LinearWeight"], *, later: bool) -> None:
-    """Each weight must be what its packed codes give back, bit for bit."""
-    for weight in touched:
-        stored = weight.stored
-        if stored is not None and (stored.grid.bits == bits or (later and stored.grid.bits < bits)):
-            continue
-        found = "lies on no grid" if stored is None else f"is stored in {stored.grid.bits} bits"
-        when = " after the whole recipe" if later else ""
-        message = f"{step} was asked for {bits} bits, but '{weight.name}' {found}{when}."
+def check_zeros(
+    step: str,
+    claim: Claim,
+    touched: Sequence["LinearWeight"],
+    before: Mapping[str, int] | None,
+) -> None:
+    """Count the zeros; without what was there before, there may be any number more."""
+    total = sum(weight.values.numel() for weight in touched)
+    if claim.zeros is not None:
+        wanted, slack = float(claim.zeros), 0.0
+    elif claim.sparsity is not None:
+        wanted, slack = claim.sparsity * total, 0.5 * len(touched)
+    else:
+        return
+    zeros = sum(zeros_of(weight) for weight in touched)
+    most = float(total)
+    if before is not None:
+        most = wanted + slack + sum(before.get(weight.name, 0) for weight in touched)
+    if not wanted - slack <= zeros <= most:
+        when = AFTER_ALL if before is None else " after the step"
+        message = (
+            f"{step} was asked for sparsity {wanted / total:g} and {zeros / total:.4f} was "
+            f"measured{when} ({zeros} zeros of {total} weights in {len(touched)} layers)."
+        )
         raise RecipeError(message)
 
 
-def same(tensor: Tensor, dense: Tensor | None) -> bool:
-    """Whether a tensor is still the dense one."""
-    if dense is None or (tensor.shape, tensor.dtype) != (dense.shape, dense.dtype):
-        return False
-    return torch.equal(tensor, dense)
+def check_formats(step: str, claim: Claim, touched: Sequence["LinearWeight"], when: str) -> None:
+    """Pattern, bits, and bits of the inputs, of each layer."""
+    for weight in touched:
+        if claim.pattern is not None:
+            check_pattern(step, claim.pattern, weight, when)
+        if claim.bits is not None:
+            check_bits(step, claim.bits, weight, when)
+        if claim.activation_bits is not None:
+            found = getattr(weight.layer, "activation_bits", None)
+            if found != claim.activation_bits:
+                message = (
+                    f"{step} was asked to round inputs to {claim.activation_bits} bits, but those "
+                    f"of '{weight.name}' are {f'rounded to {found}' if found else 'not'}{when}."
+                )
+                raise RecipeError(message)
+
+
+def check_pattern(step: str, pattern: tuple[int, int], weight: "LinearWeight", when: str) -> None:
+    """No run of inputs may hold more weights than the pattern keeps."""
+    keep, run = pattern
+    values = weight.values
+    runs = nn.functional.pad(values != 0, (0, -values.shape[1] % run)).unflatten(1, (-1, run))
+    most = int(runs.sum(-1).max())
+    if most > keep:
+        message = (
+            f"{step} was asked for the pattern {keep}:{run}, but '{weight.name}' has {most} "
+            f"weights that are not zero in a run of {run}{when}."
+        )
+        raise RecipeError(message)
+
+
+def check_bits(step: str, bits: int, weight: "LinearWeight", when: str) -> None:
+    """The weight must be what its packed codes give back, bit for bit."""
+    stored = weight.stored
+    if stored is not None and (stored.bits == bits or (when and stored.bits < bits)):
+        return
+    found = "lies on no grid" if stored is None else f"is stored in {stored.bits} bits"
+    message = f"{step} was asked for {bits} bits, but '{weight.name}' {found}{when}."
+    raise RecipeError(message)
 
 
 def check_effect(model: "LanguageModel", footprint: Footprint) -> None:
-    """A recipe must leave some trace: a changed tensor, or fewer bytes.
+    """A recipe must leave some trace: a changed tensor, rounded inputs, or fewer bytes.
 
     Raises:
         RecipeError: the compressed model is the dense one.
     """
-    changed = any(not same(tensor, model.dense.get(name)) for name, tensor in model.tensors())
-    if not changed and footprint.bytes >= footprint.dense_bytes:
+    live = dict(model.tensors())
+    changed = live.keys() != model.dense.keys() or any(
+        not same(tensor, model.dense[name]) for name, tensor in live.items()
+    )
+    rounded = footprint.activation_bits is not None
+    if not changed and not rounded and footprint.bytes >= footprint.dense_bytes:
         message = (
             "the recipe changed nothing: every weight is what it was and no byte is saved. "
             "What would be measured is the dense model."
@@ -102,38 +216,63 @@ def check_effect(model: "LanguageModel", footprint: Footprint) -> None:
         raise RecipeError(message)
 
 
+def is_touched(weight: "LinearWeight", *, packed: bool) -> bool:
+    """Whether a step left a trace on a layer."""
+    if packed or getattr(weight.layer, "activation_bits", None) is not None:
+        return True
+    return weight.dense is None or not same(weight.values, weight.dense)
+
+
 def measure(model: "LanguageModel") -> Footprint:
     """Bytes, zeros, bits and error of the model as it is now, against its dense weights."""
-    weights = model.linear()
-    stored = {weight.name: weight.stored for weight in weights}
-    packed = {f"{name}.weight": found.nbytes for name, found in stored.items() if found}
-    touched = [
-        weight
-        for weight in weights
-        if stored[weight.name] is not None or not same(weight.values, weight.dense)
-    ]
-    sizes = {weight.name: weight.values.nbytes for weight in touched}
-    sizes |= {name: found.nbytes for name, found in stored.items() if found}
-    total = parameters = zeros = 0
+    layers = model.layers()
+    stored = {weight.name: weight.stored for weight in layers}
+    packed = {name: found.nbytes for name, found in stored.items() if found is not None}
+    touched = [one for one in layers if is_touched(one, packed=one.name in packed)]
+    total = count = zeros = 0
     owners = model.owners()
     for name, tensor in model.tensors():
-        if owners[name] != name:  # tied: stored once
-            continue
-        total += packed.get(name, tensor.nbytes)
-        parameters += tensor.numel()
-        zeros += int((tensor == 0).sum())
-    count = sum(weight.values.numel() for weight in touched)
+        if owners[name] == name:  # a tied one is stored once
+            layer = name.removesuffix(".weight")
+            total += packed.get(layer, tensor.nbytes) if name != layer else tensor.nbytes
+            count += tensor.numel()
+            zeros += tensor.numel() - int(tensor.count_nonzero())
+    for weight in foreign(model):
+        total += packed[weight.name]
+        count += weight.values.numel()
+        zeros += zeros_of(weight)
+    if model.artifact_bytes is not None:
+        total = model.artifact_bytes
+    weights = sum(weight.values.numel() for weight in touched)
     return Footprint(
         bytes=total,
         dense_bytes=sum(t.nbytes for name, t in model.dense.items() if model.ties[name] == name),
-        parameters=parameters,
+        parameters=count,
         zeros=zeros,
         modules_touched=len(touched),
-        modules=len(weights),
-        sparsity=sum(int((w.values == 0).sum()) for w in touched) / count if count else 0.0,
-        bits=8 * sum(sizes.values()) / count if count else 0.0,
+        modules=sum(not isinstance(weight.layer, nn.Embedding) for weight in layers),
+        sparsity=sum(map(zeros_of, touched)) / weights if weights else 0.0,
+        bits=bits_of(model, touched, packed),
         weight_error=relative_error(touched),
+        activation_bits=activation_bits(touched),
     )
+
+
+def bits_of(
+    model: "LanguageModel", touched: Sequence["LinearWeight"], packed: Mapping[str, int]
+) -> float:
+    """Stored bits a weight in the touched layers; of a packed file, a parameter."""
+    if model.artifact_bytes is not None:
+        return 8 * model.artifact_bytes / parameters(model)
+    count = sum(weight.values.numel() for weight in touched)
+    sizes = sum(packed.get(weight.name, weight.values.nbytes) for weight in touched)
+    return 8 * sizes / count if count else 0.0
+
+
+def activation_bits(touched: Iterable["LinearWeight"]) -> int | None:
+    """Of the inputs that are rounded; the most, where they differ."""
+    found = [getattr(weight.layer, "activation_bits", None) for weight in touched]
+    return max((bits for bits in found if bits is not None), default=None)
 
 
 def relative_error(weights: Sequence["LinearWeight"]) -> float:

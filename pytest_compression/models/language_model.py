@@ -4,29 +4,37 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from pytest_compression.errors import RecipeError
 from pytest_compression.fingerprints import digest
-from pytest_compression.kernels.quantization import Quantized
-from pytest_compression.models.conditions import Budget, conditions_of
-from pytest_compression.models.families import linear_layers, targeted
-from pytest_compression.models.footprint import check_claim, check_effect, measure
+from pytest_compression.models.conditions import SINGLE, Budget, conditions_of
+from pytest_compression.models.families import ends, named_layers, targeted
+from pytest_compression.models.footprint import (
+    Before,
+    Then,
+    check_again,
+    check_claim,
+    check_effect,
+    measure,
+)
 from pytest_compression.models.identity import content, identity_of
-from pytest_compression.types import Claim, Family, Footprint, Identity, Modifier, Targets
-
-
-def structure(module: nn.Module) -> dict[str, tuple[int, int, bool]]:
-    """Which modules there are, how many hooks each has, and whether its forward is another."""
-    found = {}
-    for name, part in module.named_modules():
-        hooks = len(part._forward_hooks) + len(part._forward_pre_hooks)  # noqa: SLF001  # no other way
-        found[name] = id(part), hooks, "forward" in vars(part)
-    return found
+from pytest_compression.models.snapshot import Snapshot, refill, stored_tensors
+from pytest_compression.models.weights import LinearWeight
+from pytest_compression.types import (
+    Claim,
+    Depends,
+    Family,
+    Footprint,
+    Identity,
+    Modifier,
+    Stored,
+    Targets,
+)
 
 
 def refuse_experts(module: nn.Module) -> None:
@@ -45,46 +53,6 @@ def refuse_experts(module: nn.Module) -> None:
                 raise RecipeError(message)
 
 
-class LinearWeight:
-    """The weight of one linear layer, ``[out_features, in_features]`` whatever the layer."""
-
-    def __init__(self, model: "LanguageModel", name: str, layer: nn.Module) -> None:
-        self.model = model
-        self.name = name
-        self.layer = layer
-
-    @property
-    def values(self) -> Tensor:
-        """The live tensor; a view, turned for GPT-2's ``Conv1D``."""
-        weight: Tensor = self.layer.weight.data  # type: ignore[assignment]
-        return weight.t() if isinstance(self.layer, Conv1D) else weight
-
-    @property
-    def dense(self) -> Tensor | None:
-        """The same before compression; None if a step put the layer there."""
-        weight = self.model.dense.get(f"{self.name}.weight")
-        turned = weight is not None and isinstance(self.layer, Conv1D)
-        return weight.t() if turned and weight is not None else weight
-
-    @property
-    def stored(self) -> Quantized | None:
-        """How it would be stored packed, if its values still are what that gives back."""
-        stored = self.model.stored.get(self.name)
-        if stored is None:
-            return None
-        given = stored.dequantize()
-        if torch.equal(given, self.values):
-            return stored
-        zeroed = stored.with_zeros(self.values == 0)  # pruned after it was quantized
-        return zeroed if torch.equal(zeroed.dequantize(), self.values) else None
-
-    def write(self, values: Tensor, stored: Quantized | None = None) -> None:
-        """Replace the values, and note their packed form."""
-        self.values.copy_(values)
-        if stored is not None:
-            self.model.stored[self.name] = stored
-
-
 class LanguageModel:
     """A causal, masked or seq2seq language model that can be compressed and restored."""
 
@@ -92,26 +60,58 @@ class LanguageModel:
         self.module = module.requires_grad_(requires_grad=False)
         self.tokenizer = tokenizer
         self.family: Family = family
+        self.memo: dict[Any, Any] = {}
+        """Tokenized questions, which no recipe changes."""
+        self.progress: Callable[[int, int], None] = lambda _done, _total: None
+        """Told how many questions or steps are done, of how many."""
+        self.tokens_run = 0
+        """Of each row that was run through it since it was loaded."""
+        self.roomy = Budget()
+        """How much may be run at once."""
+        self.as_dense()
         self.ties = self.owners()
         self.dense: dict[str, Tensor] = {}
         for name, tensor in self.tensors():
             kept = self.dense.get(self.ties[name])  # tied tensors are kept once
             self.dense[name] = tensor.clone() if kept is None else kept
-        self.structure = structure(module)
-        self.stored: dict[str, Quantized] = {}
+        self.snapshot = Snapshot(module)
+
+    def as_dense(self) -> None:
+        """Forget what steps noted."""
         self.compressed = False
         """Whether steps were applied, or begun, since it was dense."""
-        self.memo: dict[Any, Any] = {}
-        """Tokenized questions, which no recipe changes."""
-        self.budget = Budget()
-        self.progress: Callable[[int, int], None] = lambda _done, _total: None
-        """Told how many questions are done, of how many."""
-        self.tokens_run = 0
-        """Of each row that was run through it since it was loaded."""
+        self.stored: dict[str, Stored] = {}
+        """Packed forms, by layer."""
+        self.adopted: dict[str, Tensor | None] = {}
+        """Layers of other libraries that took the place of linear ones, with their biases."""
+        self.artifact_bytes: int | None = None
+        """Of all tensors as a file stores them, if the network was read from one that is packed."""
+        self.alone = False
+        """Whether what is run beside a row would change its logits."""
+        self.steps_environment: dict[str, str] = {}
+        """What figures depend on because of the steps, such as the version of a library."""
+
+    @property
+    def budget(self) -> Budget:
+        """How much is run at once."""
+        return SINGLE if self.alone else self.roomy
+
+    @budget.setter
+    def budget(self, budget: Budget) -> None:
+        self.roomy = budget
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters and persistent buffers; a tied one under each of its names."""
-        yield from self.module.state_dict(keep_vars=False).items()
+        """Parameters and persistent buffers, those of other libraries' layers left out.
+
+        A tied one comes under each of its names.
+        """
+        foreign = tuple(f"{name}." for name in self.adopted)
+        for name, tensor in stored_tensors(self.module):
+            if not name.startswith(foreign):
+                yield name, tensor.data
+        for name, bias in self.adopted.items():
+            if bias is not None:
+                yield f"{name}.bias", bias
 
     def owners(self) -> dict[str, str]:
         """The name under which each tensor is stored: of tied ones, the first."""
@@ -121,42 +121,78 @@ class LanguageModel:
             for name, tensor in self.tensors()
         }
 
+    def layers(self) -> list[LinearWeight]:
+        """Every weight that a step may be told to work on: linear layers, head, embeddings."""
+        found, _, _ = named_layers(self.module, self.adopted)
+        return [LinearWeight(self, name, layer) for name, layer in found.items()]
+
     def linear(self) -> list[LinearWeight]:
         """Every linear layer's weight, the output head's among them."""
-        return [LinearWeight(self, name, layer) for name, layer in linear_layers(self.module)]
+        return [one for one in self.layers() if not isinstance(one.layer, nn.Embedding)]
 
-    def weights(self, targets: Targets) -> list[LinearWeight]:
+    def weights(self, targets: Targets, ignore: Sequence[str] = ()) -> list[LinearWeight]:
         """The weights a step works on, in the model's order.
+
+        Where the output head is tied to the embeddings and only one of them is a target, they are
+        untied: the other keeps the values it has, and both have to be stored.
 
         Raises:
             RecipeError: the model has no such layers.
         """
         refuse_experts(self.module)
-        found = [LinearWeight(self, name, layer) for name, layer in targeted(self.module, targets)]
-        if not found:
-            names = ", ".join(weight.name for weight in self.linear()[:8]) or "none"
-            message = f"no layer of this model is '{targets}'; its linear layers are: {names} ..."
-            raise RecipeError(message)
-        return found
+        names = (targets,) if isinstance(targets, str) else targets
+        found = targeted(self.module, names, ignore, self.adopted)
+        head, embeddings = ends(self.module)
+        if head is not None and embeddings is not None and head.weight is embeddings.weight:
+            tied = [name for name, layer in found.items() if layer in (head, embeddings)]
+            if len(tied) == 1:
+                head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+            for name in tied[1:]:  # one matrix, worked on once
+                del found[name]
+        return [LinearWeight(self, name, layer) for name, layer in found.items()]
+
+    def adopt(self, name: str, layer: nn.Module, stored: Stored) -> None:
+        """Put another library's layer in place of a linear one.
+
+        Args:
+            name: dotted name of the linear layer.
+            layer: what takes its place, with the same bias.
+            stored: the weight that it holds: real bytes, bits, and the matrix it stands for.
+        """
+        bias = self.module.get_submodule(name).bias
+        self.module.set_submodule(name, layer.eval().requires_grad_(requires_grad=False))
+        self.adopted[name] = None if bias is None else bias.data  # type: ignore[assignment]
+        self.stored[name] = stored
+
+    def switch(self, module: nn.Module, *, stored_bytes: int | None = None) -> None:
+        """Put another network in place of the whole.
+
+        Args:
+            module: it takes the same tokens.
+            stored_bytes: of its tensors in a file, where it is not stored as it lies in memory.
+        """
+        self.module = module.eval().requires_grad_(requires_grad=False)
+        self.stored.clear()
+        self.adopted.clear()
+        self.artifact_bytes = stored_bytes
 
     def restore(self) -> bool:
-        """Put the dense weights back in place.
+        """Put the dense model back in place: modules, settings and weights.
 
         Returns:
-            False if a step replaced or hooked modules or untied weights, so that the model must
-            be loaded again.
+            False if that did not give every tensor back bit by bit, so that the model must be
+            loaded again.
         """
-        live = dict(self.tensors())
-        self.stored.clear()
-        if self.owners() != self.ties or structure(self.module) != self.structure:
+        self.module = self.snapshot.put_back()
+        self.as_dense()
+        live = dict(stored_tensors(self.module))
+        if live.keys() != self.dense.keys() or not refill(live, self.dense):
             return False
-        for name, tensor in live.items():
-            kept = self.dense[name]
-            if tensor.shape != kept.shape or tensor.dtype != kept.dtype:
-                return False
-            tensor.copy_(kept)
-        self.compressed = False
-        return True
+        return self.owners() == self.ties
+
+    def built_as_loaded(self) -> bool:
+        """Whether steps changed nothing but the values of weights."""
+        return self.snapshot.untouched(self.module) and self.owners() == self.ties
 
     def compress(self, steps: Sequence[Modifier]) -> Footprint:
         """Apply the steps in order and measure what they did.
@@ -164,19 +200,31 @@ class LanguageModel:
         Raises:
             RecipeError: a step touched nothing, or missed what it was asked for.
         """
-        claims: list[Claim] = []
+        done: list[tuple[str, Claim, dict[str, Then]]] = []
         for step in steps:
             self.compressed = True
-            zeros = {weight.name: int((weight.values == 0).sum()) for weight in self.linear()}
+            before = Before.of(self)
             claim = step.apply(self)
-            check_claim(type(step).__name__, claim, self.linear(), zeros)
-            claims.append(claim)
-        for step, claim in list(zip(steps, claims, strict=True))[:-1]:  # nothing followed the last
-            check_claim(type(step).__name__, claim, self.linear(), None)
+            if isinstance(step, Depends):
+                self.steps_environment |= step.environment()
+            check_claim(type(step).__name__, claim, self, before)
+            done.append((type(step).__name__, claim, Then.of(self)))
+        for name, claim, layers in done[:-1]:  # nothing followed the last
+            check_again(name, claim, self, layers)
         footprint = measure(self)
         if steps:
             check_effect(self, footprint)
         return footprint
+
+    def save(self, folder: Path) -> None:
+        """Write the model as it is now, with its tokenizer, so that it can be loaded again.
+
+        Raises:
+            RecipeError: no file could hold it.
+        """
+        from pytest_compression.models.exporting import save
+
+        save(self, folder)
 
     def fingerprint(self) -> str:
         """Of names, dtypes, shapes and bytes of the dense tensors."""
@@ -205,4 +253,5 @@ class LanguageModel:
             "tokenizers": version("tokenizers"),
             "torch": str(torch.__version__),
             "transformers": version("transformers"),
+            **self.steps_environment,
         }

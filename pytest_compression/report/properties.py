@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 Properties = list[tuple[str, object]]
 
 TRIAL = "compression_trial"
-"""The property that marks a report as one of ours."""
+"""The property that marks a report as a trial's."""
+CONTRACT = "compression_contract"
+"""The property that marks a report as that of a recipe's contract; it holds the node's id."""
 
 
 def of_trial(trial: str, order: int, spec: TrialSpec) -> Properties:
@@ -41,6 +43,7 @@ def of_footprint(footprint: Footprint) -> Properties:
         ("modules_touched", footprint.modules_touched),
         ("modules", footprint.modules),
         ("weight_error", footprint.weight_error),
+        *([("activation_bits", footprint.activation_bits)] if footprint.activation_bits else []),
     ]
 
 

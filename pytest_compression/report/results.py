@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from pytest_compression.conclusion import Family
 from pytest_compression.errors import BaselineError
@@ -26,15 +26,22 @@ class Results(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of every trial that could be measured."""
     pooled: dict[str, dict[str, Any]]
     """By suite, the test of all its trials; ``red`` is what it says if it fails."""
+    contracts: dict[str, str] = field(default_factory=dict)
+    """By node id, what became of the check of each recipe: an outcome, as of trials."""
 
 
 def write(
-    path: Path, rows: list[dict[str, Any]], family: Family, shard: tuple[int, int] | None
+    path: Path,
+    rows: list[dict[str, Any]],
+    contracts: dict[str, str],
+    family: Family,
+    shard: tuple[int, int] | None,
 ) -> None:
     """Write a run."""
     found = Results(
         shard=shard,
         trials=rows,
+        contracts=contracts,
         evidence=list(family.evidence.values()),
         pooled={
             suite: {

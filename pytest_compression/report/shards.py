@@ -10,7 +10,7 @@ from pytest_compression.errors import BaselineError
 from pytest_compression.familywise import decide
 from pytest_compression.report.properties import TRIAL
 from pytest_compression.report.results import Results, read
-from pytest_compression.report.terminal import drawn, remarks_of_pool, table
+from pytest_compression.report.terminal import drawn, remark_of_contracts, remarks_of_pool, table
 
 WIDTH = 170
 
@@ -44,9 +44,14 @@ def merge(paths: Sequence[Path]) -> tuple[list[str], bool]:
         lines += ["", red]
     bad = [row[TRIAL] for row in rows if row["outcome"] in ("failed", "error")]
     whole = [suite for suite in judged.pools if decisions[suite].red]
-    lines += ["", f"{len(rows)} trials of {len(parts)} shards, {len(bad) + len(whole)} red."]
-    lines += [f"RED {name}" for name in [*bad, *whole]]
-    return lines, bool(bad or whole)
+    checked = {node: outcome for part in parts for node, outcome in part.contracts.items()}
+    if checked:
+        lines.append(remark_of_contracts(checked))
+    broken = [node for node, outcome in checked.items() if outcome != "passed"]
+    every = [*bad, *whole, *broken]
+    lines += ["", f"{len(rows)} trials of {len(parts)} shards, {len(every)} red."]
+    lines += [f"RED {name}" for name in every]
+    return lines, bool(every)
 
 
 def require_whole(parts: Sequence[Results], paths: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from pytest_compression.familywise import Pool
 from pytest_compression.gate.erosion import Slide, slid
 from pytest_compression.report import plan, results
 from pytest_compression.report.failure import size
-from pytest_compression.report.properties import TRIAL
+from pytest_compression.report.properties import CONTRACT, TRIAL
 from pytest_compression.settings import KEY, PLANNED, Settings, trial_id
 from pytest_compression.store.unused import remove, unused
 
@@ -39,6 +39,17 @@ def rows(stats: dict[str, list[Any]]) -> list[Row]:
             if TRIAL in row:
                 found.setdefault(row[TRIAL], {**row, "outcome": outcome})
     return sorted(found.values(), key=lambda row: (row[TRIAL].partition("::")[0], row["order"]))
+
+
+def contracts(stats: dict[str, list[Any]]) -> dict[str, str]:
+    """What became of each check of a recipe, by node id."""
+    found: dict[str, str] = {}
+    for outcome in OUTCOMES:
+        for report in stats.get(outcome, ()):
+            row = dict(getattr(report, "user_properties", ()))
+            if CONTRACT in row:
+                found.setdefault(row[CONTRACT], outcome)
+    return dict(sorted(found.items()))
 
 
 def table(found: Iterable[Row]) -> Table:
@@ -85,6 +96,7 @@ def figures(row: Row) -> dict[str, str]:
             return "-"
         return form.format(*(row[name] for name in names))
 
+    rounded = f" A{row['activation_bits']}" if row.get("activation_bits") else ""
     share = f" {row['bytes'] / row['dense_bytes']:.2f}x" if "bytes" in row else ""
     return {
         "n": cell("{}", "questions") + (f" of {in_all(row)}" if in_all(row) else ""),
@@ -98,7 +110,7 @@ def figures(row: Row) -> dict[str, str]:
         + (f" ~{row['near_ties_settled']}" if row.get("near_ties_settled") else ""),
         "p": cell("{:.2g}", "p_loss"),
         "bytes": (size(row["bytes"]) if "bytes" in row else "-") + share,
-        "bits": cell("{:.2f}", "bits") if row.get("modules_touched") else "-",
+        "bits": cell("{:.2f}", "bits") + rounded if row.get("modules_touched") else "-",
         "zeros": cell("{:.3f}", "sparsity") if row.get("modules_touched") else "-",
         "error": cell("{:.3f}", "weight_error") if row.get("modules_touched") else "-",
     }
@@ -127,7 +139,7 @@ def summarize(reporter: pytest.TerminalReporter, config: pytest.Config, exitstat
     if settings.plan:
         show_plan(reporter, config, settings)
         return
-    found = rows(reporter.stats)
+    found, checked = rows(reporter.stats), contracts(reporter.stats)
     if found:
         reporter.section("compression: knowledge retention", sep="=")
         by_suite: dict[str, list[Row]] = {}
@@ -141,8 +153,10 @@ def summarize(reporter: pytest.TerminalReporter, config: pytest.Config, exitstat
                 reporter.write_line(line)
             for line in kept(some, reasons=reporter.verbosity > 0):
                 reporter.write_line(line)
+    if checked:
+        reporter.write_line(remark_of_contracts(checked))
     if settings.report is not None:
-        results.write(settings.report, found, config.stash[FAMILY], settings.shard)
+        results.write(settings.report, found, checked, config.stash[FAMILY], settings.shard)
         reporter.write_line(f"Written: {settings.report}")
     report_unused(reporter, config, settings, exitstatus)
 
@@ -178,6 +192,13 @@ def remarks(name: str, found: list[Row], family: Family | None) -> Iterator[str]
             f"({', '.join(other)}): there are none of this one."
         )
     yield from noise(found)
+
+
+def remark_of_contracts(checked: dict[str, str]) -> str:
+    """How many recipes keep the contracts of their steps."""
+    broken = [node for node, outcome in checked.items() if outcome != "passed"]
+    said = f"Contracts of {len(checked)} recipe{'s' if len(checked) > 1 else ''} checked"
+    return f"{said}; red: {', '.join(broken)}." if broken else f"{said}: all are kept."
 
 
 def kept(found: list[Row], *, reasons: bool) -> Iterator[str]:

@@ -36,9 +36,12 @@ class Abilities:
     shares: bool
     """Attend to one copy of what is kept, whatever the number of rows."""
 
-    def __init__(self, module: Any, rows: Rows) -> None:
+    def __init__(self, module: Any, rows: Rows, *, alone: bool) -> None:
         self.module = module
         self.rows = rows
+        if alone:
+            self.trunks = self.trees = self.shares = False
+            return
         vocabulary = module.config.get_text_config().vocab_size
         some = torch.arange(1, 11) * max(1, vocabulary // 11) % vocabulary
         *self.header, a, b, c, d = some.tolist()
@@ -116,8 +119,8 @@ def abilities_of(model: "LanguageModel", rows: Rows) -> Abilities:
     module = cast("Any", model.module)
     parts = tuple((name, type(part)) for name, part in module.named_modules())
     attention = module.config.get_text_config()._attn_implementation  # noqa: SLF001
-    key = ("abilities", hash(parts), attention, rows.dtype, rows.device)
+    key = ("abilities", hash(parts), attention, rows.dtype, rows.device, model.alone)
     if key not in model.memo:
-        model.memo[key] = Abilities(module, rows)
+        model.memo[key] = Abilities(module, rows, alone=model.alone)
     found: Abilities = model.memo[key]
     return found

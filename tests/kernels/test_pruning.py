@@ -1,6 +1,7 @@
 import math
 from fractions import Fraction
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from strategies import distinct_weights, shapes, sparsities, weights
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from pytest_compression.kernels.pruning import keep_top, keep_top_globally, pruned_count
+from pytest_compression.kernels.pruning import (
+    apportioned,
+    keep_all_but,
+    keep_of_runs,
+    keep_top,
+    keep_top_by_row,
+    keep_top_globally,
+    pruned_count,
+)
 
 EDGES = [0.0, 0.001, 0.1, 0.25, 0.3, 0.5, 0.7, 0.75, 0.9, 0.999, 1.0]
 
@@ -186,12 +195,118 @@ def test_nan_scores_are_refused() -> None:
 
 
 def test_infinite_scores_are_kept_first() -> None:
-    scores = torch.tensor([math.inf, 1.0, math.inf, -math.inf])
+    scores = torch.tensor([math.inf, 1.0, math.inf, 0.0])
     assert keep_top(scores, 0.5).tolist() == [True, False, True, False]
     assert keep_top(scores, 0.75).tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("lowest", [-1e-40, -1.0, -math.inf])
+def test_negative_scores_are_refused(lowest: float) -> None:
+    scores = torch.tensor([[1.0, lowest]])
+    refused: list[Any] = [
+        lambda: keep_top(scores, 0.5),
+        lambda: keep_top_globally([torch.ones(2), scores], 0.5),
+        lambda: keep_top_by_row(scores, 1),
+        lambda: keep_of_runs(scores, 1, 2),
+    ]
+    for ask in refused:
+        with pytest.raises(ValueError, match="must not be negative"):
+            ask()
 
 
 @given(shapes(), sparsities)
 def test_any_number_of_dimensions_will_do(shape: tuple[int, int], sparsity: float) -> None:
     scores = torch.arange(math.prod(shape) * 2.0).reshape(2, *shape)
     assert torch.equal(keep_top(scores, sparsity).flatten(), keep_top(scores.flatten(), sparsity))
+
+
+@given(weights(), st.data())
+def test_each_row_is_pruned_as_a_matrix_of_its_own(weight: Tensor, data: st.DataObject) -> None:
+    rows, columns = weight.shape
+    each = data.draw(st.integers(0, columns))
+    mask = keep_top_by_row(weight.abs(), each * rows)
+    for row, kept in zip(weight.abs(), mask, strict=True):
+        assert torch.equal(kept, keep_all_but(row, each))
+
+
+@given(weights(), st.data())
+def test_any_count_is_pruned_exactly_and_rows_differ_by_one(
+    weight: Tensor, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(0, weight.numel()))
+    pruned = (~keep_top_by_row(weight.abs(), count)).sum(1).tolist()
+    assert sum(pruned) == count
+    assert pruned == sorted(pruned, reverse=True)
+    assert pruned[0] - pruned[-1] <= 1
+
+
+@given(distinct_weights(), st.data())
+def test_permuting_rows_of_equal_counts_permutes_the_mask(
+    weight: Tensor, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(0, weight.shape[1])) * len(weight)
+    rows = data.draw(st.permutations(range(len(weight))))
+    mask = keep_top_by_row(weight.abs(), count)
+    assert torch.equal(keep_top_by_row(weight[rows].abs(), count), mask[rows])
+
+
+def nan_first() -> Tensor:
+    return torch.tensor([[math.nan, 1.0]])
+
+
+def test_nan_has_no_place_in_a_row() -> None:
+    with pytest.raises(ValueError, match="scores hold NaN"):
+        keep_top_by_row(nan_first(), 1)
+    with pytest.raises(ValueError, match="scores hold NaN"):
+        keep_of_runs(nan_first(), 1, 2)
+
+
+@st.composite
+def patterns(draw: st.DrawFn) -> tuple[Tensor, int, int]:
+    """Scores whose rows are whole runs, and N:M."""
+    run = draw(st.integers(2, 8))
+    part = draw(weights())
+    keep = draw(st.integers(1, run - 1))
+    return (
+        part.abs().repeat_interleave(draw(st.sampled_from([1, run])), 1).repeat(1, run),
+        keep,
+        run,
+    )
+
+
+@given(patterns())
+def test_each_run_keeps_the_best_of_its_own(drawn: tuple[Tensor, int, int]) -> None:
+    scores, keep, run = drawn
+    mask = keep_of_runs(scores, keep, run)
+    assert mask.shape == scores.shape
+    for row, kept in zip(scores.tolist(), mask.tolist(), strict=True):
+        for start in range(0, len(row), run):
+            expected = sorted_by_hand(row[start : start + run], (run - keep) / run)
+            assert kept[start : start + run] == expected
+
+
+def test_a_row_that_is_no_multiple_of_the_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="6 inputs are no multiple of 4"):
+        keep_of_runs(torch.ones(2, 6), 2, 4)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.data())
+def test_shares_add_up_and_none_is_one_off(sizes: list[int], data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, sum(sizes)))
+    shares = apportioned(count, sizes)
+    assert sum(shares) == count
+    for share, size in zip(shares, sizes, strict=True):
+        assert 0 <= share <= size
+        assert abs(share * sum(sizes) - count * size) < max(1, sum(sizes))
+
+
+def test_what_is_left_goes_to_the_largest_remainders_and_then_to_the_first() -> None:
+    assert apportioned(5, [3, 3, 3]) == [2, 2, 1]
+    assert apportioned(10, [6, 6, 2]) == [4, 4, 2]
+    assert apportioned(0, [4]) == [0]
+
+
+@pytest.mark.parametrize("count", [-1, 8])
+def test_more_than_there_is_cannot_be_shared_out(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} of 7 cannot be shared out"):
+        apportioned(count, [3, 4])

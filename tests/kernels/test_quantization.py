@@ -1,13 +1,14 @@
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from bitsandbytes.functional import int8_vectorwise_quant
+from grid_options import Options, options
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import bits, codes, shapes, weights
+from strategies import bits, shapes, weights
 from torch import Tensor
 
 from pytest_compression.kernels.quantization import (
@@ -17,34 +18,9 @@ from pytest_compression.kernels.quantization import (
     decode,
     encode,
     fit_grid,
-    pack,
     quantize,
     spread,
-    unpack,
 )
-
-
-class Options(NamedTuple):
-    """Arguments of quantize, as it takes them."""
-
-    bits: int
-    granularity: Any
-    group_size: int | None
-    symmetric: bool
-
-    def of(self, weight: Tensor) -> Quantized:
-        return quantize(weight, **self._asdict())
-
-
-@st.composite
-def options(draw: st.DrawFn, *, symmetric: bool | None = None) -> Options:
-    granularity = draw(st.sampled_from(["tensor", "channel", "group"]))
-    return Options(
-        bits=draw(bits),
-        granularity=granularity,
-        group_size=draw(st.integers(1, 8)) if granularity == "group" else None,
-        symmetric=draw(st.booleans()) if symmetric is None else symmetric,
-    )
 
 
 def scales(found: Quantized) -> Tensor:
@@ -291,27 +267,6 @@ def test_symmetric_int8_rows_have_the_codes_of_bitsandbytes(seed: int) -> None:
     torch.testing.assert_close(found.grid.scale.flatten() * 127, absmax.flatten())
 
 
-@given(st.data(), st.integers(1, 8))
-def test_unpacking_gives_back_what_was_packed(data: st.DataObject, count: int) -> None:
-    flat = data.draw(codes(count))
-    packed = pack(flat, count)
-    assert packed.dtype == torch.uint8
-    assert packed.numel() == math.ceil(flat.numel() * count / 8)
-    assert torch.equal(unpack(packed, count, flat.shape), flat)
-
-
-@given(st.integers(1, 8), shapes())
-def test_packing_keeps_any_shape(count: int, shape: tuple[int, int]) -> None:
-    matrix = torch.arange(math.prod(shape)).remainder(2**count).to(torch.uint8).reshape(shape)
-    assert torch.equal(unpack(pack(matrix, count), count, matrix.shape), matrix)
-
-
-def test_codes_are_packed_least_significant_bit_first() -> None:
-    # 001, 010, 111 from right to left: ..1 11|01 0|001
-    packed = pack(torch.tensor([0b001, 0b010, 0b111], dtype=torch.uint8), 3)
-    assert packed.tolist() == [0b11_010_001, 0b1]
-
-
 @given(weights(), options())
 def test_blocks_hold_the_weight_in_its_order_and_fill_up_with_zeros(
     weight: Tensor, chosen: Options
@@ -335,6 +290,7 @@ def test_pruned_weights_are_stored_as_the_code_of_zero(
     zero = zero.reshape(weight.shape)
     found = chosen.of(weight)
     pruned = found.with_zeros(zero)
+    assert pruned is not None
     assert torch.equal(pruned.dequantize(), found.dequantize().where(~zero, 0))
     assert pruned.nbytes == found.nbytes
     assert pruned.grid is found.grid

@@ -5,8 +5,8 @@ import pytest
 import tiny
 import transformers as tf
 
-from pytest_compression.errors import ModelError
-from pytest_compression.models.families import family_of, linear_layers, role, targeted
+from pytest_compression.errors import ModelError, RecipeError
+from pytest_compression.models.families import family_of, named_layers, role, targeted
 
 OUTPUT_PROJECTIONS = {
     "albert": "attention.dense",
@@ -42,7 +42,7 @@ every_architecture = pytest.mark.parametrize("architecture", sorted(tiny.ARCHITE
 
 
 def names(architecture: str, targets: Any) -> list[str]:
-    return [name for name, _ in targeted(tiny.network(architecture), targets)]
+    return list(targeted(tiny.network(architecture), [targets]))
 
 
 @every_architecture
@@ -83,16 +83,18 @@ def test_attention_and_feed_forward_do_not_overlap_and_lie_within_all(architectu
 def test_every_layer_of_a_block_is_in_one_of_the_two(architecture: str) -> None:
     in_blocks = [n for n in names(architecture, "all") if re.search(r"\.\d+\.", n)]
     assert in_blocks
-    assert {role(name) for name in in_blocks} == {"attention", "feed-forward"}
+    assert {role(name) for name in in_blocks} == {"qkv", "projection", "feed-forward"}
 
 
 @every_architecture
-def test_the_output_projection_of_attention_is_attention(architecture: str) -> None:
+def test_attention_is_its_inputs_and_its_output_projection(architecture: str) -> None:
     projections = [
         n for n in names(architecture, "all") if n.endswith(OUTPUT_PROJECTIONS[architecture])
     ]
     assert projections
-    assert set(projections) <= set(names(architecture, "attention"))
+    assert names(architecture, "projection") == projections
+    attention = names(architecture, "attention")
+    assert sorted(names(architecture, "qkv") + projections) == sorted(attention)
 
 
 @pytest.mark.parametrize(
@@ -109,31 +111,68 @@ def test_cross_attention_is_attention(architecture: str, part: str) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_output_head_is_no_target(architecture: str, *, tied: bool) -> None:
     network: Any = tiny.network(architecture, tie_word_embeddings=tied)
-    head = network.get_output_embeddings()
-    assert any(layer is head for _, layer in linear_layers(network))
-    assert not any(layer is head for _, layer in targeted(network, "all"))
-    everything = [name for name, _ in linear_layers(network)]
-    assert len(everything) == len(list(targeted(network, "all"))) + 1
+    layers, _, head = named_layers(network)
+    assert layers[head] is network.get_output_embeddings()
+    assert head not in targeted(network, ["all"])
+    assert len(layers) == len(targeted(network, ["all"])) + 2  # and the embeddings
+    assert list(targeted(network, ["head"])) == [head]
+
+
+@every_architecture
+def test_the_token_embeddings_are_a_target_of_their_own(architecture: str) -> None:
+    network: Any = tiny.network(architecture)
+    (found,) = targeted(network, ["embeddings"]).values()
+    assert found is network.get_input_embeddings()
+    assert not any(layer is found for layer in targeted(network, ["all"]).values())
+
+
+def test_sets_and_patterns_add_up_and_what_is_ignored_is_left_out() -> None:
+    network = tiny.network("llama")
+    chosen = targeted(network, ["feed-forward", "*.q_proj", "head"], ["*.1.*"])
+    assert list(chosen) == [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.0.mlp.gate_proj",
+        "model.layers.0.mlp.up_proj",
+        "model.layers.0.mlp.down_proj",
+        "lm_head",
+    ]
+    assert list(targeted(network, ["*embed_tokens", "lm_h??d"])) == [
+        "model.embed_tokens",
+        "lm_head",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("targets", "ignore", "said"),
+    [
+        (["attention", "*.nothing"], [], "no layer of this model is '*.nothing'"),
+        (["all"], ["*.nothing"], "no layer of this model fits '*.nothing'"),
+        (["qkv"], ["*"], "all layers that are 'qkv' are to be ignored"),
+    ],
+)
+def test_what_means_no_layer_is_refused(targets: list[str], ignore: list[str], said: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        targeted(tiny.network("llama"), targets, ignore)
 
 
 def test_albert_s_shared_layer_comes_once() -> None:
     shallow, deep = tiny.network("albert"), tiny.network("albert", num_hidden_layers=12)
-    assert [n for n, _ in linear_layers(deep)] == [n for n, _ in linear_layers(shallow)]
+    assert list(named_layers(deep)[0]) == list(named_layers(shallow)[0])
 
 
 def test_gpt2_s_turned_layers_are_linear_layers() -> None:
-    kinds = {type(layer).__name__ for _, layer in targeted(tiny.network("gpt2"), "all")}
+    kinds = {type(layer).__name__ for layer in targeted(tiny.network("gpt2"), ["all"]).values()}
     assert kinds == {"Conv1D"}
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("transformer.h.3.attn.c_attn", "attention"),
-        ("transformer.h.3.crossattention.q_attn", "attention"),
+        ("transformer.h.3.attn.c_attn", "qkv"),
+        ("transformer.h.3.crossattention.q_attn", "qkv"),
         ("transformer.h.3.mlp.c_proj", "feed-forward"),
-        ("transformer.h.3.self_attention.query_key_value", "attention"),
-        ("bert.encoder.layer.0.attention.self.query", "attention"),
+        ("transformer.h.3.self_attention.query_key_value", "qkv"),
+        ("bert.encoder.layer.0.attention.self.query", "qkv"),
         ("bert.encoder.layer.0.intermediate.dense", "feed-forward"),
         ("bert.encoder.layer.0.output.dense", "feed-forward"),
         ("cls.predictions.transform.dense", "all"),
@@ -142,7 +181,7 @@ def test_gpt2_s_turned_layers_are_linear_layers() -> None:
         ("model.decoder.project_in", "all"),
         ("decoder.block.1.layer.2.DenseReluDense.wi_0", "feed-forward"),
         ("decoder.block.1.layer.2.DenseReluDense.wo", "feed-forward"),
-        ("encoder.block.0.layer.0.SelfAttention.o", "attention"),
+        ("encoder.block.0.layer.0.SelfAttention.o", "projection"),
     ],
 )
 def test_a_layer_s_role_is_read_from_its_name(name: str, expected: str) -> None:

@@ -33,6 +33,9 @@ class Small(nn.Module):
     def get_output_embeddings(self) -> nn.Module:
         return self.head
 
+    def get_input_embeddings(self) -> None:
+        return None
+
 
 FLOATS = 15 + 12 + 12 + 3
 DENSE_BYTES = 4 * FLOATS + 2 * 8

@@ -1,4 +1,3 @@
-import json
 import re
 import subprocess
 import sys
@@ -6,43 +5,21 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import gguf
 import huggingface_hub.constants
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file, save_file
+import transformers
+from safetensors.torch import load_file
+from saved import WEIGHTS, pickled, rewritten, saved, tensors_changed, write_gguf, written
 from torch import Tensor
+from torch.nn.utils import parametrize, prune
 
 from pytest_compression.errors import ModelError
 from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.models.sources import Pretrained
 
-WEIGHTS = "model.safetensors"
-
-
-def saved(folder: Path, architecture: str = "llama", **options: Any) -> Path:
-    """A complete model directory."""
-    model = tiny.model(architecture, **options)
-    model.module.save_pretrained(folder)  # type: ignore[operator]
-    model.tokenizer.save_pretrained(folder)
-    return folder
-
-
-def rewritten(folder: Path, **changes: Any) -> Path:
-    """The same with other entries in its configuration."""
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) | changes
-    file.write_text(json.dumps(config), encoding="utf-8")
-    return folder
-
-
-def tensors_changed(folder: Path, change: Any) -> Path:
-    """The same with other tensors, as ``change`` leaves them."""
-    tensors = load_file(folder / WEIGHTS)
-    change(tensors)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    return folder
+EMBEDDINGS = "model.embed_tokens.weight"
 
 
 def load(path: Path | str, **options: Any) -> LanguageModel:
@@ -85,10 +62,47 @@ def test_a_head_saved_under_another_name_is_missing_and_not_left_at_random(
     tmp_path: Path,
 ) -> None:
     def rename(tensors: dict[str, Tensor]) -> None:
-        tensors["lm_head.weight_orig"] = tensors.pop("lm_head.weight")
+        tensors["decoder.weight"] = tensors.pop("lm_head.weight")
 
     saved(tmp_path, tie_word_embeddings=False)
     refused(tensors_changed(tmp_path, rename), "lacks 'lm_head.weight'", "left at random")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert", "t5"])
+def test_a_model_saved_with_its_masks_is_refused_with_the_cure(
+    tmp_path: Path, architecture: str
+) -> None:
+    model = tiny.model(architecture, tie_word_embeddings=architecture == "t5")
+    weight = model.weights("feed-forward")[0]
+    prune.random_unstructured(weight.layer, "weight", amount=0.5)
+    refused(
+        written(model, tmp_path),
+        f"holds '{weight.name}.weight_orig' in place of '{weight.name}.weight'",
+        "left at random",
+        "torch.nn.utils.prune.remove(layer, 'weight')",
+    )
+
+
+def test_a_model_saved_with_parametrizations_is_refused_with_the_cure(tmp_path: Path) -> None:
+    model = tiny.model("llama")
+    layer = model.module.get_submodule("model.layers.0.mlp.up_proj")
+    parametrize.register_parametrization(layer, "weight", torch.nn.Identity())
+    refused(
+        written(model, tmp_path),
+        "in place of 'model.layers.0.mlp.up_proj.weight'",
+        "remove_parametrizations(layer, 'weight')",
+    )
+
+
+def test_other_values_than_the_stored_ones_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What loaders of several versions did: tie whatever the configuration calls tied.
+    saved(tmp_path, tie_word_embeddings=False)
+    rewritten(tmp_path, tie_word_embeddings=True)
+    assert not torch.equal(*(load(tmp_path).dense[n] for n in ("lm_head.weight", EMBEDDINGS)))
+    monkeypatch.setattr(transformers.modeling_utils, "_tied_params_are_equal", lambda *_: True)
+    refused(tmp_path, "stores other values of 'lm_head.weight'", "tie_word_embeddings")
 
 
 def test_many_missing_tensors_are_listed_briefly(tmp_path: Path) -> None:
@@ -138,13 +152,6 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
 
     refused(tensors_changed(saved(tmp_path), spoil), "NaN", "'model.layers.1.mlp.up_proj.weight'")
-
-
-def pickled(folder: Path) -> Path:
-    tensors = load_file(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()
-    torch.save(tensors, folder / "pytorch_model.bin")
-    return folder
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
@@ -264,6 +271,11 @@ def test_a_quantized_checkpoint_is_refused(tmp_path: Path, settings: dict[str, A
     refused(folder, f"quantized already (quant_method: {settings['quant_method']})", "dense")
 
 
+def test_a_checkpoint_of_optimum_quanto_is_refused(tmp_path: Path) -> None:
+    (saved(tmp_path) / "quanto_qmap.json").write_text("{}", encoding="utf-8")
+    refused(tmp_path, "quantized already (quant_method: quanto)", "use: checkpoint")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "bert"])
 def test_the_dtype_is_the_one_that_was_asked_for(
@@ -285,51 +297,6 @@ def test_a_half_precision_file_is_loaded_in_single_precision_by_default(tmp_path
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path, device: str) -> None:
     refused(saved(tmp_path), "could not be loaded as a language model", device=device)
-
-
-def rotated(weight: Tensor, heads: int) -> Any:
-    """Query and key rows in the order in which llama.cpp stores them."""
-    turned = weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2)
-    return turned.reshape(weight.shape).numpy()
-
-
-def write_gguf(model: LanguageModel, file: Path) -> None:
-    """A llama as llama.cpp would write it, in single precision, with its tokenizer."""
-    config: Any = model.module.config
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_vocab_size(config.vocab_size)
-    spoken = json.loads(model.tokenizer.backend_tokenizer.to_str())
-    tokens = sorted(spoken["model"]["vocab"], key=spoken["model"]["vocab"].__getitem__)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if t in ("<pad>", "<s>", "</s>") else 1 for t in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in spoken["model"]["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(0)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, tensor in model.tensors():
-        values = tensor.numpy()
-        if "q_proj" in name:
-            values = rotated(tensor, config.num_attention_heads)
-        if "k_proj" in name:
-            values = rotated(tensor, config.num_key_value_heads)
-        stored = names.get_name(name, try_suffixes=(".weight",))
-        assert stored is not None
-        writer.add_tensor(stored, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def test_a_gguf_file_is_dequantized_to_what_it_was_made_of(

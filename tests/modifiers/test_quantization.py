@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from pytest_compression.kernels.quantization import quantize
+from pytest_compression.kernels.quantization import Quantized, quantize
 from pytest_compression.modifiers.quantization import RoundToNearest
 from pytest_compression.registry import build
 from pytest_compression.types import Part
@@ -38,7 +38,7 @@ def test_each_target_becomes_what_the_kernel_gives_back(
         assert weight.dense is not None
         expected = quantize(weight.dense, **options)
         assert torch.equal(weight.values, expected.dequantize())
-        assert weight.stored is not None
+        assert isinstance(weight.stored, Quantized)
         assert torch.equal(weight.stored.packed, expected.packed)
 
 
@@ -56,6 +56,28 @@ def test_nothing_but_the_targets_is_touched(
     mine = {f"{name}.weight" for name in claim.targets}
     for name, tensor in model.tensors():
         assert torch.equal(tensor, model.dense[name]) == (name not in mine), name
+
+
+@every_family
+@every_granularity
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "affine"])
+def test_a_searched_range_brings_the_error_down(
+    architecture: str, granularity: Any, *, symmetric: bool
+) -> None:
+    model = tiny.model(architecture)
+    found = []
+    for clip in ("none", "search"):
+        assert model.restore()
+        step = RoundToNearest(
+            bits=3,
+            granularity=granularity,
+            group_size=GRANULARITIES[granularity],
+            symmetric=symmetric,
+            clip=clip,
+        )
+        found.append(model.compress([step]))
+    assert found[1].weight_error < found[0].weight_error
+    assert found[1].bytes == found[0].bytes
 
 
 @every_family
@@ -90,7 +112,8 @@ def test_fewer_bits_and_coarser_grids_cost_more(architecture: str) -> None:
         ({"bits": 4, "granularity": "tensor", "group_size": 8}, "and for no other"),
         ({"bits": 4, "granularity": "group", "group_size": 0}, ">= 1"),
         ({"bits": 4, "symmetric": "yes"}, "bool"),
-        ({"bits": 4, "targets": "head"}, "'head'"),
+        ({"bits": 4, "clip": "best"}, "'best'"),
+        ({"bits": 4, "targets": "heads"}, "Did you mean 'head'"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
@@ -101,5 +124,11 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -
 def test_the_defaults_are_symmetric_channels_of_all_layers() -> None:
     made = build("modifiers", Part(use="rtn", options={"bits": 8}))
     assert made == RoundToNearest(
-        bits=8, granularity="channel", group_size=None, symmetric=True, targets="all"
+        bits=8,
+        granularity="channel",
+        group_size=None,
+        symmetric=True,
+        clip="none",
+        targets="all",
+        ignore=(),
     )

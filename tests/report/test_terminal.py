@@ -71,6 +71,10 @@ def test_a_row_shows_every_figure() -> None:
     }
 
 
+def test_bits_of_rounded_inputs_stand_behind_those_of_the_weights() -> None:
+    assert figures(FOOTPRINT | {"activation_bits": 8})["bits"] == "8.00 A8"
+
+
 def test_questions_that_were_not_asked_and_near_ties_are_counted() -> None:
     assert figures(MEASURED | {"left_out": 0})["n"] == "250"
     assert figures(MEASURED | {"left_out": 50})["n"] == "250 of 300"

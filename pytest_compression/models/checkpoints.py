@@ -1,0 +1,221 @@
+"""Networks that somebody compressed elsewhere, read from their files as they are.
+
+``transformers`` reads most formats through the library that wrote them. What it gets wrong on the
+way is put right here: compressed-tensors weights that it cannot decompress at the first forward,
+bitsandbytes' 4-bit kernel of other arithmetic, and optimum-quanto's files, which it does not know.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import nn
+
+from pytest_compression.errors import ModelError
+from pytest_compression.fingerprints import digest
+from pytest_compression.models.completeness import (
+    check_as_stored,
+    check_finite,
+    check_keys,
+    is_wordless,
+)
+from pytest_compression.models.families import AUTO_CLASSES
+from pytest_compression.models.kinship import check_configuration, check_tokenizer
+from pytest_compression.models.loading import (
+    forget_quantization,
+    quantization_of,
+    shared_options,
+    weight_options,
+)
+from pytest_compression.models.places import first_line, place, quiet, told
+from pytest_compression.models.quanto_files import read_quanto
+from pytest_compression.models.snapshot import stored_tensors
+from pytest_compression.models.weight_files import stored_sizes, weight_files
+
+if TYPE_CHECKING:
+    from pytest_compression.models.language_model import LanguageModel
+    from pytest_compression.models.sources import Pretrained
+
+PACKAGES = {
+    "awq": ("gptqmodel",),
+    "bitsandbytes": ("bitsandbytes", "accelerate"),
+    "compressed-tensors": ("compressed-tensors",),
+    "gptq": ("gptqmodel", "optimum"),
+    "quanto": ("optimum-quanto", "accelerate"),
+    "torchao": ("torchao",),
+}
+"""What reads a format, as it is installed; for others ``transformers`` says it."""
+
+DECODED = ("safetensors", "gguf", "compressed-tensors")
+"""Formats of which plain floats are made in memory; the others compute with what is packed."""
+
+WHICH = ("input", "output")
+"""Activations that compressed-tensors may round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A compressed network, and what its files store of it."""
+
+    module: nn.Module
+    method: str
+    """Its format: that of its quantization, ``gguf``, or ``safetensors`` for plain tensors."""
+    sizes: dict[str, int]
+    """Bytes of each tensor as stored, by name."""
+
+    def nbytes(self, ignored: Sequence[str]) -> int:
+        """Of all tensors as stored, but for those whose names match a pattern."""
+        return sum(
+            size
+            for name, size in self.sizes.items()
+            if not any(fnmatchcase(name, pattern) for pattern in ignored)
+        )
+
+    def lies_as_stored(self, stored: int) -> bool:
+        """Whether the network takes as many bytes in memory, so that later steps save some."""
+        held = {tensor.data_ptr(): tensor.nbytes for _, tensor in stored_tensors(self.module)}
+        return self.method == "safetensors" and sum(held.values()) == stored
+
+
+def read(source: "Pretrained", model: "LanguageModel", *, as_stored: bool) -> Artifact:
+    """Read a compressed network and hold it against its dense model.
+
+    Args:
+        source: where it is, and how it may be read.
+        model: the dense one.
+        as_stored: whether what stays packed computes in the dtype of its file, for which its
+            scales were made, rather than in that of ``source``.
+
+    Raises:
+        ModelError: as for a dense model; or a package is missing that reads this format, or it is
+            of another family, vocabulary or tokenizer than the dense model.
+    """
+    where, gguf = place(source)
+    shared = shared_options(source, gguf)
+    with told(source, where), quiet():
+        config = transformers.AutoConfig.from_pretrained(where, **shared)
+        settings = None if gguf else quantization_of(config, where, source.revision)
+        method = "gguf" if gguf else method_of(settings)
+        require_packages(source, method)
+        check_configuration(source, config, model)
+        files = weight_files(where, source.revision, gguf=gguf, pickles=source.allow_pickle)
+        options = weight_options(source, gguf) | route(method, settings)
+        if as_stored and method not in DECODED:
+            options["dtype"] = "auto"
+        if method == "quanto":
+            module, info = read_quanto(source, where, config, options["dtype"], files)
+        else:
+            loader = AUTO_CLASSES[model.family]
+            module, info = loader.from_pretrained(where, **options, **shared)
+        check_keys(source, info)
+        tokenizer = tokenizer_of(where, shared)
+        if tokenizer is not None:
+            check_tokenizer(source, tokenizer, model, rebuilt=gguf is not None)
+        sizes = stored_sizes(files)
+        check_finite(source, module)
+        if method == "safetensors":
+            check_as_stored(source, module, files)
+        decompress(module)
+        if gguf is not None:
+            forget_quantization(module)
+    return Artifact(module=module.to(source.device), method=method, sizes=sizes)
+
+
+def method_of(settings: dict[str, Any] | None) -> str:
+    """The name of the format; ``safetensors`` if it is not quantized."""
+    if settings is None:
+        return "safetensors"
+    return str(settings.get("quant_method") or "bitsandbytes")  # its oldest files name none
+
+
+def require_packages(source: "Pretrained", method: str) -> None:
+    """Say what reads a format, if it is not there.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    missing = []
+    for name in PACKAGES.get(method, ()):
+        try:
+            version(name)
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        message = (
+            f"'{source.path}' is a checkpoint of {method}, which is read with {missing[0]}: pip "
+            f"install {' '.join(missing)}."
+        )
+        raise ModelError(message)
+
+
+def route(method: str, settings: dict[str, Any] | None) -> dict[str, Any]:
+    """Options by which ``transformers`` reads a format as it is meant.
+
+    Compressed weights alone are decompressed while they are read, for packed zero points cannot be
+    at the first forward. Where inputs are rounded too, that has to stay; and where layers lie on
+    grids of several kinds, it would read all by the first.
+    """
+    groups = ((settings or {}).get("config_groups") or {}).values()
+    rounds = any(group.get(f"{which}_activations") for group in groups for which in WHICH)
+    kinds = {repr(group.get("weights")) for group in groups}
+    if method == "compressed-tensors" and not rounds and len(kinds) == 1:
+        return {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
+    return {}
+
+
+def decompress(module: nn.Module) -> None:
+    """Do now what compressed-tensors would do at the first forward."""
+    compressor = getattr(getattr(module, "hf_quantizer", None), "compressor", None)
+    if compressor is not None and hasattr(module, "ct_decompress_hook"):
+        compressor.decompress_model(module)
+
+
+def try_out(model: "LanguageModel", path: str) -> None:
+    """Run a few tokens through a network whose kernels may not be made for this processor.
+
+    Raises:
+        ModelError: it cannot compute, or not with numbers.
+    """
+    device = next(iter(model.dense.values())).device
+    ids = torch.arange(1, 5, device=device)[None]
+    inputs = {"input_ids": ids}
+    if model.family == "seq2seq":
+        inputs["decoder_input_ids"] = ids
+    try:
+        with quiet(), torch.no_grad():
+            finite = bool(model.module(**inputs).logits.isfinite().all())
+    except Exception as error:
+        message = f"'{path}' was read, but cannot compute here: {first_line(error)}"
+        raise ModelError(message) from error
+    if not finite:
+        message = f"'{path}' was read, but computes NaN or infinite logits."
+        raise ModelError(message)
+
+
+def tokenizer_of(where: str, shared: dict[str, Any]) -> Any:
+    """The tokenizer that lies beside the weights; None if there is none."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **shared)
+    except (OSError, ValueError):  # there are no files of one
+        return None
+    return None if is_wordless(tokenizer) else tokenizer
+
+
+def origin(source: "Pretrained") -> dict[str, str]:
+    """What figures of a checkpoint depend on: its files, and versions of what reads them."""
+    where, gguf = place(source)
+    with told(source, where), quiet():
+        config = transformers.AutoConfig.from_pretrained(where, **shared_options(source, gguf))
+        method = "gguf" if gguf else method_of(quantization_of(config, where, source.revision))
+        files = weight_files(where, source.revision, gguf=gguf, pickles=source.allow_pickle)
+    hashed = []
+    for file in files:
+        with file.open("rb") as opened:
+            hashed.append(hashlib.file_digest(opened, "blake2b").digest())
+    packages = {name: version(name) for name in PACKAGES.get(method, ())}
+    return {"checkpoint": digest(hashed), **packages}

@@ -1,0 +1,88 @@
+"""Whether a compressed network can be asked what its dense model is asked, token by token."""
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_compression.errors import ModelError
+from pytest_compression.models.families import family_of
+
+if TYPE_CHECKING:
+    from pytest_compression.models.language_model import LanguageModel
+    from pytest_compression.models.sources import Pretrained
+
+SPOKEN = (
+    "The capital of France is Paris.",
+    "It was founded in 1703, on 27 May; by 2021 it had 5,384,342 inhabitants (+12.5%).",
+    "don't, won't -- \"quoted\" / e-mail@example.org",
+    "  two  spaces\tand\na line",
+    "São Tomé, Łódź, Αθήνα, Москва, 東京",
+)
+"""Texts that two tokenizers of the same vocabulary must split alike: words, digits, marks, space,
+letters of other scripts."""
+
+
+def named(model: "LanguageModel") -> str:
+    """The dense model, as a message calls it."""
+    name = getattr(model.module.config, "name_or_path", "")
+    return f"the dense model '{name}'" if name else "the dense model"
+
+
+def check_configuration(source: "Pretrained", config: Any, model: "LanguageModel") -> None:
+    """Refuse a network of another family, or with another number of tokens.
+
+    Raises:
+        ModelError: naming both.
+    """
+    family = family_of(config)
+    if family != model.family:
+        message = (
+            f"'{source.path}' is a {family} language model, and {named(model)} is a {model.family} "
+            "one: what one is asked the other cannot be asked."
+        )
+        raise ModelError(message)
+    found = config.get_text_config().vocab_size
+    dense = model.module.config.get_text_config().vocab_size  # type: ignore[union-attr,operator]
+    if found != dense:
+        message = (
+            f"'{source.path}' has a vocabulary of {found} tokens, and {named(model)} one of "
+            f"{dense}: their answers do not compete with the same ones."
+        )
+        raise ModelError(message)
+
+
+def check_tokenizer(
+    source: "Pretrained", tokenizer: Any, model: "LanguageModel", *, rebuilt: bool
+) -> None:
+    """Refuse another tokenizer than the dense model's.
+
+    Args:
+        source: where the network comes from.
+        tokenizer: that it brings.
+        model: the dense one.
+        rebuilt: it was put together from a GGUF file, which holds the vocabulary but only the name
+            of the rule by which a text is first split, and may hold tokens that only fill it up.
+
+    Raises:
+        ModelError: naming a token or a text that the two treat otherwise.
+    """
+    own, dense = tokenizer.get_vocab(), model.tokenizer.get_vocab()
+    names = dense.keys() if rebuilt else dense.keys() | own.keys()
+    differ = sorted(
+        (name for name in names if own.get(name) != dense.get(name)),
+        key=lambda name: (dense.get(name, len(dense)), name),
+    )
+    if differ:
+        name = differ[0]
+        message = (
+            f"'{source.path}' has another tokenizer than {named(model)}: {len(differ)} of "
+            f"{len(names)} tokens differ, such as {name!r} (id {own.get(name, 'none')} here, "
+            f"{dense.get(name, 'none')} there)."
+        )
+        raise ModelError(message)
+    for text in () if rebuilt else SPOKEN:
+        here, there = (one(text)["input_ids"] for one in (tokenizer, model.tokenizer))
+        if here != there:
+            message = (
+                f"'{source.path}' has another tokenizer than {named(model)}: the vocabularies are "
+                f"the same, but {text!r} becomes {here} here and {there} there."
+            )
+            raise ModelError(message)

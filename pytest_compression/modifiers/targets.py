@@ -1,0 +1,35 @@
+"""Which weights a step works on, as far as that can be checked before a model is there."""
+
+from typing import get_args
+
+from pytest_compression.errors import nearest
+from pytest_compression.types import Targets, TargetSet
+
+SETS: tuple[str, ...] = get_args(TargetSet)
+
+
+def listed(targets: Targets) -> tuple[str, ...]:
+    """One or several, always as several."""
+    return (targets,) if isinstance(targets, str) else targets
+
+
+def check_targets(targets: Targets, ignore: tuple[str, ...] = ()) -> None:
+    """Refuse names that are neither a set of weights nor a pattern of module names.
+
+    Raises:
+        ValueError: there is none, or a name without any of ``.*?[`` is no set.
+    """
+    if not listed(targets):
+        message = "'targets' is empty"
+        raise ValueError(message)
+    for name in listed(targets):
+        if name not in SETS and not set(name) & set(".*?["):
+            message = (
+                f"'{name}' is no set of weights ({', '.join(SETS)}) and no pattern of module "
+                f"names, such as 'model.layers.0.*'. {nearest(name, SETS)}"
+            )
+            raise ValueError(message)
+    for pattern in ignore:
+        if pattern in SETS:
+            message = f"'ignore' takes patterns of module names; '{pattern}' is a set"
+            raise ValueError(message)

@@ -1,0 +1,40 @@
+"""Recovery: train what is left after any recipe. The options are light to import."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_compression.modifiers.training.course import Course
+from pytest_compression.types import Claim
+
+if TYPE_CHECKING:
+    from pytest_compression.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune(Course):
+    """Train what is left; masks and grids of earlier steps stay.
+
+    Weights that are zero stay zero. A quantized weight is trained straight through its rounding, on
+    the grid it has, and stays packed.
+
+    Source: Han et al. 2015, https://arxiv.org/abs/1506.02626.
+    """
+
+    keep_zeros: bool = True
+    """Whether weights that are zero stay zero. Where a weight was quantized and never pruned, its
+    zeros are codes as any other, and may be set free."""
+
+    def apply(self, model: "LanguageModel") -> Claim:
+        """Train in place.
+
+        Raises:
+            RecipeError: a layer passes no gradient, or the loss is not finite.
+        """
+        from pytest_compression.modifiers.training.loop import plain_loss, teach
+        from pytest_compression.modifiers.training.trainee import trainee_of
+
+        trainee = trainee_of(model, embeddings=self.embeddings, keep_zeros=self.keep_zeros)
+        batches = self.material.batches(model, self.batch)
+        teach(trainee, batches, self, plain_loss(trainee))
+        trainee.put()
+        return Claim(targets=list(trainee.names))

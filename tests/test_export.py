@@ -1,0 +1,272 @@
+"""``pytest-compression export``: what was judged is what is written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from pytest_compression import cli
+from pytest_compression.export import differences
+from pytest_compression.models.sources import Pretrained
+from pytest_compression.types import Measurement, Question
+
+SUITE = """\
+version: 1
+models:
+  decoder: {use: embedded, family: causal}
+recipes:
+  half: {use: magnitude, sparsity: 0.3}
+  int4: {use: rtn, bits: 4, granularity: group, group_size: 32, symmetric: false}
+  spoilt: {use: "spoiling:Spoil"}
+  narrow: {use: "spoiling:Narrow"}
+  taught: {use: "spoiling:Taught"}
+benchmarks:
+  capitals: {use: worldfacts, relations: [capital], limit: 12}
+  all: {use: worldfacts, relations: [capital]}
+  symbols: {use: worldfacts, relations: [symbol], limit: 6}
+"""
+SPOILING = """\
+import torch
+from dataclasses import dataclass
+from pytest_compression.types import Claim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoil:
+    def apply(self, model):
+        weight = model.weights("feed-forward")[0]
+        weight.layer.register_forward_hook(lambda module, inputs, output: output * 3)
+        weight.write(weight.values * 1.001)
+        return Claim(targets=[weight.name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Narrow:
+    def apply(self, model):
+        mlp = model.module.model.layers[0].mlp
+        for layer in (mlp.gate_proj, mlp.up_proj):
+            layer.weight = torch.nn.Parameter(layer.weight[:8].clone(), requires_grad=False)
+        mlp.down_proj.weight = torch.nn.Parameter(
+            mlp.down_proj.weight[:, :8].clone(), requires_grad=False
+        )
+        return Claim(targets=["model.layers.0.mlp.up_proj"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught(Spoil):
+    def lessons(self):
+        return ["The capital of Ghana is Accra."]
+"""
+
+NAMED = ("--benchmark", "capitals", "--benchmark", "symbols")
+Export = Callable[..., tuple[int, list[str], str]]
+
+
+@pytest.fixture
+def export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Export:
+    """Exit code, lines and errors of an export into ``release``."""
+    (tmp_path / "x.yaml").write_text(SUITE, encoding="utf-8")
+    (tmp_path / "spoiling.py").write_text(SPOILING, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(variant: str, *options: str, to: str = "release") -> tuple[int, list[str], str]:
+        code = cli.main(["export", "x.yaml", "--variant", variant, "--to", to, *options])
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err
+
+    return run
+
+
+def left(folder: Path) -> set[str]:
+    """What there is beside the suite."""
+    return {path.name for path in folder.iterdir()} - {"x.yaml", "spoiling.py", "__pycache__"}
+
+
+def test_a_pruned_model_is_written_and_answers_alike(export: Export, tmp_path: Path) -> None:
+    code, said, error = export("decoder/half", *NAMED)
+    assert (code, error) == (0, "")
+    assert said == [
+        "decoder/half -> release",
+        "  capitals: 12 of 12 questions score the same; largest difference 0",
+        "  symbols: 6 of 6 questions score the same; largest difference 0",
+        "  tensors: 4264448 bytes in the files, 4264448 judged",
+    ]
+    assert left(tmp_path) == {"release"}
+    release = tmp_path / "release"
+    loaded: Any = Pretrained(path=str(release)).load()
+    zeros = sum(int((weight.values == 0).sum()) for weight in loaded.weights("all"))
+    count = sum(weight.values.numel() for weight in loaded.weights("all"))
+    assert zeros == round(0.3 * count)
+    card = json.loads((release / "compression.json").read_text(encoding="utf-8"))
+    assert card["variant"] == "decoder/half"
+    assert card["recipe"] == [{"use": "magnitude", "sparsity": 0.3}]
+    assert card["judged"] == card["in_these_files"]
+    assert card["scores"]["capitals"]["questions"] == 12
+    assert "- magnitude sparsity=0.3" in (release / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "other").mkdir()
+    assert release.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_quantized_model_is_written_packed(export: Export, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    code, said, error = export("decoder/int4", "--benchmark", "symbols", to="new/release")
+    assert (code, error) == (0, "")
+    assert said[1:] == [
+        "  symbols: 6 of 6 questions score the same; largest difference 0",
+        "  tensors: 1788096 bytes in the files, 1799168 judged",
+    ]
+    assert (tmp_path / "new" / "release" / "compression.json").exists()
+
+
+def test_a_model_that_answers_otherwise_is_red_and_leaves_nothing(
+    export: Export, tmp_path: Path
+) -> None:
+    code, said, _ = export("decoder/spoilt", *NAMED)
+    assert code == 1
+    assert said[0] == (
+        "decoder/spoilt was not exported: read again from its files, it answers otherwise."
+    )
+    assert said[1].startswith("  capitals: ")
+    assert "0 of 12 questions score the same" in said[1]
+    assert "read again" in said[2]
+    assert said[7] == "    and 7 more"
+    assert left(tmp_path) == set()
+
+
+def test_a_model_that_no_file_can_hold_leaves_nothing(export: Export, tmp_path: Path) -> None:
+    code, said, error = export("decoder/narrow")
+    assert (code, said) == (2, [])
+    assert "the configuration of a LlamaForCausalLM cannot describe this model" in error
+    assert left(tmp_path) == set()
+
+
+def test_what_was_taught_its_questions_is_refused(export: Export, tmp_path: Path) -> None:
+    code, _, error = export("decoder/taught", "--benchmark", "all")
+    assert code == 2
+    assert "Taught would learn from what is asked (1 of 203 of 'all' questions)" in error
+    assert left(tmp_path) == set()
+
+
+def test_a_disk_that_is_full_leaves_nothing(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", full)
+    code, said, error = export("decoder/half", *NAMED)
+    assert (code, said) == (2, [])
+    assert "the model could not be written: [Errno 28] No space left on device" in error
+    assert left(tmp_path) == set()
+
+
+def test_a_directory_that_holds_something_is_left_as_it_is(export: Export, tmp_path: Path) -> None:
+    (tmp_path / "release").mkdir()
+    (tmp_path / "release" / "mine").write_text("x", encoding="utf-8")
+    code, said, error = export("decoder/half")
+    assert (code, said) == (2, [])
+    assert error == (
+        "pytest-compression export: 'release' is not empty: name a new directory, or remove what "
+        "is in it.\n"
+    )
+    assert (tmp_path / "release" / "mine").read_text(encoding="utf-8") == "x"
+
+
+def test_a_file_in_the_way_is_left_as_it_is(export: Export, tmp_path: Path) -> None:
+    (tmp_path / "release").write_text("x", encoding="utf-8")
+    for to in ("release", "release/below"):
+        code, said, error = export("decoder/half", to=to)
+        assert (code, said) == (2, [])
+        assert f"'{to}'" in error
+    assert (tmp_path / "release").read_text(encoding="utf-8") == "x"
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "message"),
+    [
+        ("decoder/hlaf", (), "x.yaml has no variant 'decoder/hlaf'. Did you mean 'decoder/half'?"),
+        ("decoder", (), "x.yaml has no variant 'decoder'. "),
+        ("decoder/dense", (), "'decoder/dense' is the model itself, which is there already."),
+        ("decoder/half", ("--benchmark", "capital"), "no benchmark 'capital'. Did you mean"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_is_written(
+    export: Export, variant: str, options: tuple[str, ...], message: str
+) -> None:
+    code, said, error = export(variant, *options)
+    assert (code, said) == (2, [])
+    assert message in error
+    assert left(Path.cwd()) == set()
+
+
+def test_a_suite_that_is_not_there_is_refused(export: Export, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").unlink()
+    code, _, error = export("decoder/half")
+    assert code == 2
+    assert "x.yaml" in error
+
+
+# What counts as the same
+
+
+def question(name: str) -> Question:
+    return Question(
+        id=name, subject=name, stem="", end="", answer="a", candidates=("a", "b"), cluster="c"
+    )
+
+
+def measured(margins: list[float], given: list[str] | None = None) -> Measurement:
+    return Measurement(
+        metric="m",
+        questions=tuple(question(f"q{i}") for i in range(len(margins))),
+        margins=tuple(margins),
+        given=tuple(given or ["a" if margin > 0 else "b" for margin in margins]),
+        scoring="s",
+        left_out={},
+    )
+
+
+@given(margins=st.lists(st.floats(-5, 5), min_size=1, max_size=6), shift=st.floats(-0.1, 0.1))
+def test_scores_are_the_same_up_to_a_near_tie_and_no_answer_turns(
+    margins: list[float], shift: float
+) -> None:
+    before, after = measured(margins), measured([margin + shift for margin in margins])
+    differ, largest = differences(before, after, 0.01)
+    gaps = [abs((margin + shift) - margin) for margin in margins]
+    turned = [(margin > 0) != (margin + shift > 0) for margin in margins]
+    assert len(differ) == sum(gap > 0.01 or turn for gap, turn in zip(gaps, turned, strict=True))
+    assert largest == max(gaps)
+    assert differences(before, before, 0.0) == ([], 0.0)
+
+
+def test_another_answer_is_another_answer_however_wrong() -> None:
+    before, after = measured([-1.0, 1.0], ["b", "a"]), measured([-1.0, 1.0], ["c", "a"])
+    differ, largest = differences(before, after, 0.01)
+    assert differ == ["q0: b (-1.0000), read again c (-1.0000)"]
+    assert largest == 0
+
+
+def test_infinite_margins_are_the_same() -> None:
+    endless = measured([float("inf"), float("-inf")])
+    assert differences(endless, endless, 0.0) == ([], 0.0)
+
+
+def test_questions_that_were_asked_of_one_only_differ() -> None:
+    differ, _ = differences(measured([1.0, 1.0]), measured([1.0]), 0.01)
+    assert differ == ["q0: not asked of both", "q1: not asked of both"]
+
+
+def test_graded_scores_are_compared_too() -> None:
+    graded = replace(measured([1.0]), margins=(), values=(0.5,))
+    differ, largest = differences(graded, replace(graded, values=(0.6,)), 0.01)
+    assert len(differ) == 1
+    assert largest == pytest.approx(0.1)

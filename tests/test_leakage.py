@@ -1,0 +1,201 @@
+"""Leakage: what the gate asks may not be learned, by question and by fact; its neighbours may."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_compression.benchmarks.worldfacts import WorldFacts
+from pytest_compression.errors import RecipeError
+from pytest_compression.leakage import Learner, leaks, refuse_leaks, words
+from pytest_compression.modifiers.material import Material
+from pytest_compression.modifiers.pruning import Magnitude
+from pytest_compression.modifiers.training.fine_tuning import FineTune
+from pytest_compression.types import Claim, Question
+
+NAMES = st.text("abcdefghijkl", min_size=3, max_size=8)
+
+
+def question(
+    stem: str = "The capital of Ghana is",
+    *,
+    subject: str = "Ghana",
+    answer: str = "Accra",
+    end: str = ".",
+    accepted: tuple[str, ...] = (),
+) -> Question:
+    return Question(
+        id=f"q:{subject}",
+        subject=subject,
+        stem=stem,
+        end=end,
+        answer=answer,
+        candidates=(answer,),
+        cluster="q",
+        accepted=accepted,
+    )
+
+
+def found(text: str, *questions: Question) -> list[str]:
+    return [leak.question.subject for leak in leaks([text], questions)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learns:
+    passages: tuple[str, ...]
+
+    def apply(self, _: Any) -> Claim:
+        return Claim(targets=["all"])
+
+    def lessons(self) -> Iterable[str]:
+        return self.passages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrates(Magnitude):
+    calibration: Material
+
+
+def test_case_accents_punctuation_and_possessives_do_not_matter() -> None:
+    assert words("\u00c5land's Capital -- Mari\u00e9hamn!") == ("aland", "capital", "mariehamn")
+    assert words("\u4e2d\u56fd abc") == ("\u4e2d", "\u56fd", "abc")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The capital of Ghana is Accra.",
+        "Accra, GHANA's largest city, lies at the sea.",
+        "It was in Ghana. Accra was hot.",
+        "Ghana\nAccra",
+        "the capital   of Ghana is Kumasi",
+    ],
+)
+def test_the_fact_or_the_question_is_found(text: str) -> None:
+    assert found(text, question()) == ["Ghana"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The capital of Togo is Lome.",
+        "Ghana is in Africa.",
+        "Accra is warm.",
+        "Ghanaian food is sold in Accra.",
+        "Ghana is in Africa. It is warm there. Accra too.",
+    ],
+)
+def test_what_is_near_to_it_may_be_learned(text: str) -> None:
+    assert found(text, question()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [("The New Town of Ghana", ["Ghana"]), ("Greater Accra, Ghana", ["Ghana"]), ("Ghana", [])],
+)
+def test_any_accepted_form_counts(said: str, wanted: list[str]) -> None:
+    assert found(said, question(accepted=("New Town",))) == wanted
+
+
+def test_a_subject_within_its_answer_is_not_yet_the_fact() -> None:
+    mexico = question("The capital of Mexico is", subject="Mexico", answer="Mexico City")
+    singapore = question("The capital of Singapore is", subject="Singapore", answer="Singapore")
+    assert found("Mexico City is large. In Singapore one speaks Malay.", mexico, singapore) == []
+    assert found("Mexico City, Mexico; Singapore, Singapore", mexico, singapore) == [
+        "Mexico",
+        "Singapore",
+    ]
+
+
+def test_an_answer_of_two_letters_must_stand_there_to_the_letter() -> None:
+    iceland = question("The domain of Iceland is", subject="Iceland", answer=".is")
+    assert found("Reykjavik is in Iceland.", iceland) == []
+    assert found("Sites of Iceland end in .is", iceland) == ["Iceland"]
+
+
+def test_words_behind_the_blank_must_follow() -> None:
+    asked = question("The city of", subject="", answer="Accra", end=" is the capital of Ghana.")
+    assert found("The city of Kumasi is the capital of Ghana", asked) == [""]
+    assert found("The city of Kumasi is not the capital of Ghana", asked) == []
+
+
+def test_labels_around_a_question_are_no_part_of_it() -> None:
+    asked = question("Q: Who wrote Faust? A:", subject="", answer="Goethe", end="")
+    assert found("They asked who wrote Faust.", asked) == [""]
+
+
+def test_a_prompt_of_two_words_stands_in_any_text() -> None:
+    assert found("He is in Paris.", question("is in", subject="", answer="x", end="")) == []
+
+
+def test_a_part_of_a_long_prompt_is_enough_unless_questions_share_it() -> None:
+    header = "read the following passage with care and then say whether it is true or"
+    one, other = (" ".join(f"{name}{i}" for i in range(20)) for name in "xy")
+    asked = [question(f"{header} {text}", subject="", end="") for text in (one, other)]
+    part = " ".join(one.split()[3:17])
+    assert [leak.question for leak in leaks([part], asked)] == asked[:1]
+    assert leaks([" ".join(one.split()[3:15])], asked) == []
+    assert leaks([header], asked) == []
+
+
+@given(st.lists(NAMES, min_size=2, max_size=8, unique=True), st.randoms())
+def test_facts_are_found_in_any_wording_and_order(names: list[str], rng: Any) -> None:
+    subject, answer, *others = (f"zz{name}" for name in names)
+    text = [subject, answer, *others]
+    rng.shuffle(text)
+    asked = question(f"So what of {subject}", subject=subject.upper(), answer=answer.title())
+    assert leaks([" ".join(text)], [asked])
+    for gone in (subject, answer):
+        assert not leaks([" ".join(word for word in text if word != gone)], [asked])
+
+
+def test_steps_that_learn_are_told_from_those_that_calibrate() -> None:
+    material = Material(facts=("capital",))
+    learns = FineTune(material=material, steps=1)
+    calibrates = Calibrates(sparsity=0.5, calibration=material)
+    asked = {"capitals": WorldFacts(relations=("capital",)).questions()}
+    assert isinstance(learns, Learner)
+    assert not isinstance(calibrates, Learner)
+    refuse_leaks([calibrates], asked)
+    with pytest.raises(RecipeError, match=r"203 of 203 of 'capitals' questions"):
+        refuse_leaks([calibrates, learns], asked)
+
+
+@pytest.mark.parametrize("relations", [("language", "currency"), ("continent",)])
+def test_other_relations_may_be_learned(relations: tuple[str, ...]) -> None:
+    learns = FineTune(material=Material(facts=relations), epochs=1)
+    refuse_leaks([learns], {"capitals": WorldFacts(relations=("capital",)).questions()})
+
+
+def test_other_facts_of_the_same_relation_may_be_learned() -> None:
+    asked = WorldFacts(relations=("capital",), limit=20).questions()
+    names = {one.subject for one in asked} | {one.answer for one in asked}
+    rest = [
+        passage
+        for passage in Material(facts=("capital",)).passages()
+        if not any(name in passage for name in names)
+    ]
+    assert len(rest) > 300
+    refuse_leaks([Learns(passages=tuple(rest))], {"capitals": asked})
+
+
+def test_the_message_names_the_first_few_their_number_and_what_to_do() -> None:
+    asked = [
+        question(f"What of {s}", subject=s, answer=a) for s, a in zip("pqrs", "PQRS", strict=True)
+    ]
+    passages = tuple(f"{one.subject} goes with {one.answer}" for one in asked)
+    with pytest.raises(RecipeError) as caught:
+        refuse_leaks([Learns(passages=passages)], {"one": asked, "none": []})
+    said = str(caught.value)
+    assert said.startswith("Learns would learn from what is asked (4 of 4 of 'one' questions): ")
+    assert "'q:p' in 'p goes with P'; 'q:q' in 'q goes with Q'; 'q:r' in 'r goes with R'." in said
+    assert "q:s" not in said
+    assert "Take these out of its material" in said
+
+
+def test_passages_that_say_nothing_leak_nothing() -> None:
+    empty: Sequence[str] = ["", "\n\n", "..."]
+    assert leaks(empty, [question(), question("", subject="", answer="", end="")]) == []

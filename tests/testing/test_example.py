@@ -1,0 +1,25 @@
+"""The README's example of a third party's own step and test, typed in and run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def block(name: str) -> str:
+    """The Python block behind a marker."""
+    text = README.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert found is not None, f"README.md has no example '{name}'"
+    return found[1]
+
+
+def test_three_lines_check_a_step_of_ones_own(pytester: pytest.Pytester) -> None:
+    test = block("contract-test")
+    pytester.makepyfile(mypackage=block("contract-step"), test_mine=test)
+    pytester.makefile(".toml", pytest='[pytest]\npythonpath = ["."]\n')
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+    body = [line for line in test.splitlines() if line and "mypackage" not in line]
+    assert len(body) == 3
