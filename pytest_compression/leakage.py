@@ -34,7 +34,8 @@ LETTERS = 80
 POSSESSIVE = re.compile(r"['\u2019]s\b")
 # Chinese, Japanese and Korean write no spaces between words: there each character counts as one.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\W_\u3040-\u9fff\uac00-\ud7a3]+")
-SENTENCE = re.compile(r"(?<=[.!?\u3002])\s+|\n+")
+# A full stop behind a short word may be that of an abbreviation; a line may be wrapped anywhere.
+SENTENCE = re.compile(r"(?<=[^\W_]{4}[.!?])\s+|(?<=[\u3002])\s*")
 
 Words = tuple[str, ...]
 

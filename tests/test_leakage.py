@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,3 +200,27 @@ def test_the_message_names_the_first_few_their_number_and_what_to_do() -> None:
 def test_passages_that_say_nothing_leak_nothing() -> None:
     empty: Sequence[str] = ["", "\n\n", "..."]
     assert leaks(empty, [question(), question("", subject="", answer="", end="")]) == []
+
+
+WRAPPED = (
+    "France, a country\nin the west of Europe,\nhas as its capital Paris.",
+    "France, i.e. the Rep. of it, has St. Denis and its capital Paris.",
+    "We speak of France.\n\nIts capital is Paris.",
+)
+
+
+@pytest.mark.parametrize("text", WRAPPED)
+def test_lines_and_abbreviations_hide_nothing(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(text, encoding="utf-8")
+    asked = Question(
+        id="capital:France",
+        subject="France",
+        stem="The capital of France is",
+        end=".",
+        answer="Paris",
+        candidates=("Paris", "Rome"),
+        cluster="capital",
+    )
+    found = leaks(Material(text=str(file)).passages(), [asked])
+    assert [leak.question.id for leak in found] == ["capital:France"]

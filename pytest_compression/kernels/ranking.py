@@ -1,10 +1,10 @@
 """Where a ranking by magnitude ends what is pruned: exact, over any number of tensors at once.
 
-Nothing but a sample is sorted, and little is in memory besides the tensors. A sample tells between
-which two magnitudes the cut should lie; one pass counts what is below them and takes out what is
-between them, and the cut is found there. If it is not there, or ties are too many to be taken out,
-it is found by digits, as in radix sort: the bit pattern of a magnitude, read as an integer, has the
-order of the magnitudes, and a histogram of the next bits tells how the pattern goes on.
+Nothing is sorted, and little is in memory besides the tensors. A sample tells between which two
+magnitudes the cut should lie; one pass counts what is below them and takes out what is between
+them, and the cut is found there. If it is not there, or ties are too many to be taken out, it is
+found by digits, as in radix sort: the bit pattern of a magnitude, read as an integer, has the order
+of the magnitudes, and a histogram of the next bits tells how the pattern goes on.
 """
 
 import math
@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+MANY = 2**16
+"""Fewer numbers are not worth a sample."""
 SAMPLE = 2**20
 """How many magnitudes a sample has, at most."""
 LEAP = 16
 """Or one in so many, where there are less."""
 DEVIATIONS = 4
 """Standard deviations that a sample's quantile may be off."""
-CHUNK = 2**15
+CHUNK = 3 * 2**13
 """Numbers that are looked at together: they stay in a processor's cache, and are too few for torch
 to share them out to threads, which costs more than it saves where processors are busy."""
 LANES = 8
@@ -104,12 +106,14 @@ def flat(tensor: Tensor) -> Tensor:
 def cut_by_sample(tensors: Sequence[Tensor], dtype: torch.dtype, count: int) -> Cut | None:
     """The cut, if it lies where a sample says; None if it does not, or ties are too many."""
     total = sum(tensor.numel() for tensor in tensors)
+    if total < MANY:
+        return None
     stride = max(LEAP, total // SAMPLE) | 1  # odd, or it may meet only a few columns of a matrix
     sample = torch.cat([flat(tensor)[::stride].to(dtype) for tensor in tensors])
-    share = count / max(1, total)
+    share = count / total
     middle, margin = share * len(sample), DEVIATIONS * (len(sample) * share * (1 - share)) ** 0.5
     first, last = math.floor(middle - margin), math.ceil(middle + margin)
-    if (last - first) * FEW > len(sample) or not total:
+    if (last - first) * FEW > len(sample):
         return None
     low = quantile(sample, first) if first >= 0 else 0.0
     high = quantile(sample, last) if last < len(sample) else math.inf

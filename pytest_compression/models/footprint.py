@@ -38,11 +38,13 @@ class Then(NamedTuple):
 
     layer: nn.Module
     shape: torch.Size
+    zeros: int
+    """Weights that were zero."""
 
     @classmethod
     def of(cls, model: "LanguageModel") -> dict[str, "Then"]:
         """All layers, by name."""
-        return {one.name: cls(one.layer, one.values.shape) for one in model.layers()}
+        return {one.name: cls(one.layer, one.values.shape, zeros_of(one)) for one in model.layers()}
 
 
 def zeros_of(weight: "LinearWeight") -> int:
@@ -93,8 +95,8 @@ def check_claim(step: str, claim: Claim, model: "LanguageModel", before: Before)
 def check_again(step: str, claim: Claim, model: "LanguageModel", then: Mapping[str, Then]) -> None:
     """Measure after the whole recipe whether a step's work is still there.
 
-    Later steps may add zeros and lower the bits, but undo neither. What a later step removed or
-    cut to another shape cannot be held against the earlier one.
+    Later steps may add zeros and lower the bits, but undo neither. Layers that a later step
+    removed or cut to another shape cannot be held against the earlier one; all others can.
 
     Args:
         step: its name, for the message.
@@ -107,15 +109,17 @@ def check_again(step: str, claim: Claim, model: "LanguageModel", then: Mapping[s
     """
     now = {weight.name: weight for weight in model.layers()}
     moved = {id(weight.layer): weight for weight in now.values()}
-    touched = []
+    switched = model.module is not model.snapshot.module
+    touched, zeros = [], 0
     for name in dict.fromkeys(claim.targets):
         weight = moved.get(id(then[name].layer))
-        if weight is None and name in model.adopted:
-            weight = now[name]
-        if weight is None or weight.values.shape != then[name].shape:
-            return
-        touched.append(weight)
-    check_zeros(step, claim, touched, None)
+        if weight is None and (name in model.adopted or switched):
+            weight = now.get(name)
+        if weight is not None and weight.values.shape == then[name].shape:
+            touched.append(weight)
+            zeros += then[name].zeros
+    if claim.zeros is not None or claim.sparsity is not None:
+        check_zeros(step, Claim(targets=(), zeros=zeros), touched, None)
     check_formats(step, claim, touched, AFTER_ALL)
 
 
@@ -150,7 +154,8 @@ def check_zeros(
     if not wanted - slack <= zeros <= most:
         when = AFTER_ALL if before is None else " after the step"
         message = (
-            f"{step} was asked for sparsity {wanted / total:g} and {zeros / total:.4f} was "
+            f"{step} was asked for sparsity {wanted / max(1, total):g} and "
+            f"{zeros / max(1, total):.4f} was "
             f"measured{when} ({zeros} zeros of {total} weights in {len(touched)} layers)."
         )
         raise RecipeError(message)

@@ -82,6 +82,8 @@ class LanguageModel:
         """Whether steps were applied, or begun, since it was dense."""
         self.stored: dict[str, Stored] = {}
         """Packed forms, by layer."""
+        self.origins: dict[str, str] = {}
+        """Names that the dense model has for what such layers took the place of."""
         self.adopted: dict[str, Tensor | None] = {}
         """Layers of other libraries that took the place of linear ones, with their biases."""
         self.artifact_bytes: int | None = None
@@ -130,11 +132,18 @@ class LanguageModel:
         """Every linear layer's weight, the output head's among them."""
         return [one for one in self.layers() if not isinstance(one.layer, nn.Embedding)]
 
-    def weights(self, targets: Targets, ignore: Sequence[str] = ()) -> list[LinearWeight]:
+    def weights(
+        self, targets: Targets, ignore: Sequence[str] = (), *, writes: bool = True
+    ) -> list[LinearWeight]:
         """The weights a step works on, in the model's order.
 
         Where the output head is tied to the embeddings and only one of them is a target, they are
         untied: the other keeps the values it has, and both have to be stored.
+
+        Args:
+            targets: sets and patterns.
+            ignore: patterns of what is left out.
+            writes: whether the step changes values; if not, nothing is untied.
 
         Raises:
             RecipeError: the model has no such layers.
@@ -145,7 +154,7 @@ class LanguageModel:
         head, embeddings = ends(self.module)
         if head is not None and embeddings is not None and head.weight is embeddings.weight:
             tied = [name for name, layer in found.items() if layer in (head, embeddings)]
-            if len(tied) == 1:
+            if len(tied) == 1 and writes:
                 head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
             for name in tied[1:]:  # one matrix, worked on once
                 del found[name]
@@ -159,7 +168,9 @@ class LanguageModel:
             layer: what takes its place, with the same bias.
             stored: the weight that it holds: real bytes, bits, and the matrix it stands for.
         """
-        bias = self.module.get_submodule(name).bias
+        old = self.module.get_submodule(name)
+        self.origins[name] = self.snapshot.name_of(old) or name
+        bias = old.bias
         self.module.set_submodule(name, layer.eval().requires_grad_(requires_grad=False))
         self.adopted[name] = None if bias is None else bias.data  # type: ignore[assignment]
         self.stored[name] = stored

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig
 
 Held = dict[str, Any]
+Settings = PretrainedConfig | GenerationConfig
 PARTS = (dict, OrderedDict, list, set)
 """Containers that a module fills and empties; what is in them is remembered, too."""
 BUILD = ("_modules", "_forward_hooks", "_forward_pre_hooks")
@@ -31,13 +32,13 @@ def held_by(thing: object) -> Held:
     }
 
 
-def settings_of(module: nn.Module) -> Iterator[PretrainedConfig]:
+def settings_of(module: nn.Module) -> Iterator[Settings]:
     """Every configuration that a part of the network holds, and those within."""
-    found: dict[int, PretrainedConfig] = {}
+    found: dict[int, Settings] = {}
     ahead = [value for part in module.modules() for value in vars(part).values()]
     while ahead:
         value = ahead.pop()
-        if isinstance(value, PretrainedConfig) and id(value) not in found:
+        if isinstance(value, Settings) and id(value) not in found:
             found[id(value)] = value
             ahead += vars(value).values()
     yield from found.values()
@@ -93,9 +94,9 @@ class Snapshot:
         return self.module
 
 
-def plain(settings: PretrainedConfig) -> Held:
+def plain(settings: Settings) -> Held:
     """What a configuration holds, but for other configurations."""
-    return {k: v for k, v in vars(settings).items() if not isinstance(v, PretrainedConfig)}
+    return {k: v for k, v in vars(settings).items() if not isinstance(v, Settings)}
 
 
 def unsaved(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

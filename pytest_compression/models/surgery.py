@@ -21,7 +21,9 @@ BY_BLOCK = ("layer_types", "no_rope_layers")
 def settings(module: nn.Module) -> Iterator[Any]:
     """The configuration, and the copies of it that two stacks have."""
     config: Any = module.config
-    yield from (one for one in settings_of(module) if one.model_type == config.model_type)
+    for one in settings_of(module):
+        if getattr(one, "model_type", None) == config.model_type:
+            yield one
 
 
 def correct(thing: Any, numbers: dict[str, int]) -> None:

@@ -44,7 +44,8 @@ class LinearWeight:
 
         A layer that was moved is known by what it is, one that was replaced by its name.
         """
-        name = self.model.snapshot.name_of(self.layer) or self.name
+        new = self.model.origins.get(self.name, self.name)
+        name = self.model.snapshot.name_of(self.layer) or new
         weight = self.model.dense.get(f"{name}.weight")
         turned = weight is not None and isinstance(self.model.snapshot.layer(name), Conv1D)
         return weight.t() if turned and weight is not None else weight

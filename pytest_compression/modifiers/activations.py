@@ -63,7 +63,7 @@ class Activations:
         """
         from pytest_compression.models.layers import round_inputs_of
 
-        weights = model.weights(self.targets, self.ignore)
+        weights = model.weights(self.targets, self.ignore, writes=False)
         for weight in weights:
             require_plain(weight)
         ranges: Ranges = {}

@@ -71,13 +71,13 @@ class Material(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return found
 
     def passages(self) -> Iterator[str]:
-        """All that it says: the paragraphs of the text, or the sentences, also those not drawn.
+        """All that it says: the whole text, or the sentences, also those not drawn.
 
         Raises:
             RecipeError: as :meth:`read`.
         """
         if self.facts is None:
-            yield from (part for part in self.read().split("\n\n") if part.strip())
+            yield self.read()
         else:
             yield from (sentence.text for told in sentences(self.facts) for sentence in told)
 

@@ -289,7 +289,7 @@ def rename(model: "LanguageModel", blocks: Sequence[str], names: dict[str, str])
         blocks: names that its blocks had.
         names: new ones of those that are left.
     """
-    for held in (model.stored, model.adopted):
+    for held in (model.stored, model.adopted, model.origins):
         noted: dict[str, Any] = dict(held)
         held.clear()
         for name, value in noted.items():

@@ -87,14 +87,21 @@ def figure(path: Path, found: Suite, model: str, recipe: str, folder: Path) -> s
     if not specs:
         return NONE
     kept = []
+    steps = [{"use": step.use, **step.options} for step in found.recipes[recipe].steps]
     for spec in specs:
-        records = [
+        dense, now = (
             record(path, folder / path.stem / model / name / f"{spec.benchmark}.json")
             for name in (suite.DENSE, recipe)
-        ]
-        kept.append(retained(*records))
-    now = records[-1].footprint
-    share = f"{now.bytes / now.dense_bytes:.2f}x"
+        )
+        if now.recipe != steps or now.fingerprint != dense.fingerprint:
+            message = (
+                f"{path}: what was accepted of {model}/{recipe}::{spec.benchmark} is of another "
+                "recipe, or of other questions than the dense model's: record it again."
+            )
+            raise BaselineError(message)
+        kept.append(retained(dense, now))
+    after = now.footprint
+    share = f"{after.bytes / after.dense_bytes:.2f}x"
     return f"{' '.join(f'{value:.3f}' for value in kept)}, {share}"
 
 

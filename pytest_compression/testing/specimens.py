@@ -79,12 +79,14 @@ class Plan:
 class Specimen(LanguageModel):
     """A small model that stands for any other, whatever its layers are called."""
 
-    def weights(self, targets: Targets, ignore: Sequence[str] = ()) -> list[LinearWeight]:
+    def weights(
+        self, targets: Targets, ignore: Sequence[str] = (), *, writes: bool = True
+    ) -> list[LinearWeight]:
         """As every model's, but patterns of another model's names mean all linear layers."""
         try:
-            return super().weights(targets, ignore)
+            return super().weights(targets, ignore, writes=writes)
         except RecipeError:
-            return super().weights("all")
+            return super().weights("all", writes=writes)
 
 
 def build(plan: Plan, tokenizer: Any = None) -> Specimen:

@@ -1,3 +1,5 @@
+"""torchao's layers; run by its tox environment."""
+
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 

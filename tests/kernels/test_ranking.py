@@ -178,4 +178,4 @@ def test_no_tensor_is_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ranking, "hardshrink", noting)
     cut_at(normal(600_000), 200_000)
-    assert max(seen) == ranking.CHUNK
+    assert max(seen) <= ranking.CHUNK

@@ -148,6 +148,25 @@ def test_a_layer_that_moved_keeps_its_dense_weight_and_its_claims() -> None:
         compress(model, prune_second, drop_first, fill_up)
 
 
+def test_what_is_left_of_a_mask_is_checked_where_a_part_was_cut() -> None:
+    def undo(m: LanguageModel) -> Claim:
+        weight = m.weights("model.layers.1.mlp.up_proj")[0]
+        weight.write(torch.ones_like(weight.values))
+        return Claim(targets=[weight.name])
+
+    model = tiny.model("llama")
+    half = half_of(model)
+    with pytest.raises(RecipeError, match="after the whole recipe"):
+        compress(model, lambda m: zero_first_inputs(m, zeros=half), narrow, undo)
+
+
+def test_a_step_that_writes_nothing_unties_nothing() -> None:
+    model = tiny.model("llama", tie_word_embeddings=True)
+    network: Any = model.module
+    assert [one.name for one in model.weights("head", writes=False)] == ["lm_head"]
+    assert network.lm_head.weight is network.model.embed_tokens.weight
+
+
 class Rounding(nn.Linear):
     """A layer that says that it rounds its inputs."""
 

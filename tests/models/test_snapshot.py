@@ -55,6 +55,12 @@ def reconfigure(network: Any) -> None:
     network.config.architectures.append("Another")
 
 
+def generate_otherwise(network: Any) -> None:
+    network.config.eos_token_id = 7
+    if getattr(network, "generation_config", None) is not None:
+        network.generation_config.eos_token_id = 7
+
+
 def untie(network: Any) -> None:
     head = network.get_output_embeddings()
     head.weight = nn.Parameter(head.weight + 1)
@@ -75,7 +81,7 @@ def train(network: Any) -> None:
 
 CHANGES: list[Change] = [
     *(change_class, hook, patch_forward, drop_a_block, shrink, reconfigure, untie),
-    *(turn_buffers, train),
+    *(turn_buffers, train, generate_otherwise),
 ]
 
 
@@ -93,11 +99,13 @@ def test_whatever_is_done_to_a_network_is_undone(architecture: str, change: Chan
     model = tiny.model(architecture)
     network: Any = model.module
     before, settings = logits(model), network.config.to_dict()
+    generating = repr(getattr(network, "generation_config", None))
     shown, identity = repr(model.module), model.identity()
     change(model.module)
     assert model.restore()
     assert torch.equal(logits(model), before)
     assert network.config.to_dict() == settings
+    assert repr(getattr(network, "generation_config", None)) == generating
     assert repr(model.module) == shown
     assert model.identity() == identity
     assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())

@@ -212,5 +212,5 @@ def test_a_fact_longer_than_the_model_reads_is_refused() -> None:
 def test_passages_are_all_that_it_says(text: Path) -> None:
     of_text = list(Material(text=str(text), samples=1).passages())
     of_facts = list(Material(facts=("capital",), samples=1).passages())
-    assert of_text == of_facts
+    assert of_text == [text.read_text(encoding="utf-8")]
     assert "The capital of Ghana is Accra." in of_facts

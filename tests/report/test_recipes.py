@@ -86,3 +86,10 @@ def test_the_command_prints_it_and_a_mistake_is_said(
     assert capsys.readouterr().out.startswith("| recipe | steps | source | tiny |\n|---|")
     assert main(["table", str(project.suite), "--baselines", "nowhere"]) == 2
     assert "pytest-compression table: nowhere/x/tiny/dense" in capsys.readouterr().err
+
+
+def test_figures_of_another_recipe_are_no_figures(project: Project) -> None:
+    project.accept()
+    project.edit("above: 1000", "above: 999")
+    with pytest.raises(BaselineError, match="tiny/int8::low is of another recipe"):
+        table([project.suite], project.path / "baselines")

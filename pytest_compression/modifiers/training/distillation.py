@@ -44,6 +44,13 @@ class Distill(Course):
     labels: Annotated[float, Meta(ge=0, le=1)] = 0.5
     """Share that the material's own labels have in the loss; for ``logits`` only."""
 
+    def __post_init__(self) -> None:
+        """Check that nothing is said that would be ignored."""
+        super().__post_init__()
+        if self.source == "answers" and (self.temperature, self.labels) != (2.0, 0.5):
+            message = "'temperature' and 'labels' are for source 'logits' only"
+            raise ValueError(message)
+
     def apply(self, model: "LanguageModel") -> Claim:
         """Train a student and put it in place of the model.
 

@@ -104,7 +104,8 @@ def test_a_student_comes_nearer_to_its_teacher(source: Any, material: Material) 
     teacher = logits()
 
     def distance(**options: Any) -> float:
-        model.compress([quick(material, layers=2, source=source, labels=0.0, **options)])
+        taught = {"labels": 0.0} if source == "logits" else {}
+        model.compress([quick(material, layers=2, source=source, **taught, **options)])
         places = torch.cat([batch["labels"].flatten() for batch in batches]) >= 0
         given = functional.log_softmax(logits()[places], -1)
         found = functional.kl_div(
@@ -173,3 +174,10 @@ def test_a_teacher_whose_blocks_share_their_weights_is_refused(material: Materia
 def test_a_quantized_teacher_is_refused(material: Material) -> None:
     with pytest.raises(RecipeError, match="distill first, then quantize the student"):
         tiny.model("llama").compress([RoundToNearest(bits=8), quick(material)])
+
+
+def test_what_only_concerns_probabilities_is_refused_with_answers() -> None:
+    with pytest.raises(ValueError, match="are for source 'logits' only"):
+        Distill(
+            material=Material(facts=("capital",)), layers=1, source="answers", labels=0.1, steps=1
+        )
