@@ -94,8 +94,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         RecipeError: there is something of that name, or nothing can be written there.
     """
-    folder = folder.resolve()
-    if folder == Path.cwd():
+    if folder.resolve() == Path.cwd():
         message = "the current directory cannot be replaced: name a new one inside it."
         raise RecipeError(message)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -181,6 +181,12 @@ def test_a_directory_that_holds_something_is_left_as_it_is(export: Export, tmp_p
     assert (tmp_path / "release" / "mine").read_text(encoding="utf-8") == "x"
 
 
+def test_the_current_directory_is_never_replaced(export: Export) -> None:
+    code, said, error = export("decoder/half", to=".")
+    assert (code, said) == (2, [])
+    assert "the current directory cannot be replaced" in error
+
+
 def test_a_file_in_the_way_is_left_as_it_is(export: Export, tmp_path: Path) -> None:
     (tmp_path / "release").write_text("x", encoding="utf-8")
     for to in ("release", "release/below"):
