@@ -18,7 +18,8 @@ from pytest_compression.modifiers.backends import foreign
 from pytest_compression.modifiers.backends.torchao import TorchAO
 from pytest_compression.modifiers.pruning import Magnitude
 from pytest_compression.registry import build
-from pytest_compression.types import Part
+from pytest_compression.testing import check_modifier
+from pytest_compression.types import Family, Part
 
 USE = "pytest_compression.modifiers.backends.torchao:TorchAO"
 every_architecture = pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
@@ -208,3 +209,8 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=words):
         build("modifiers", Part(use=USE, options=options))
+
+
+def test_it_keeps_the_contract_of_a_modifier() -> None:
+    causal: tuple[Family, ...] = ("causal",)
+    check_modifier(TorchAO(scheme="int8-weight-only"), families=causal, examples=1)
