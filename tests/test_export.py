@@ -117,7 +117,6 @@ def test_a_pruned_model_is_written_and_answers_alike(export: Export, tmp_path: P
 
 
 def test_a_quantized_model_is_written_packed(export: Export, tmp_path: Path) -> None:
-    pytest.importorskip("compressed_tensors")
     code, said, error = export("decoder/int4", "--benchmark", "symbols", to="new/release")
     assert (code, error) == (0, "")
     assert said[1:] == [

@@ -98,7 +98,6 @@ def test_half_precision_stays_half_precision(tmp_path: Path) -> None:
 def test_integer_grids_are_written_packed(
     tmp_path: Path, architecture: str, *, symmetric: bool
 ) -> None:
-    pytest.importorskip("compressed_tensors")
     step = RoundToNearest(bits=4, granularity="group", group_size=8, symmetric=symmetric)
     wide = WIDE if architecture != "t5" else {}
     model = tiny.model(architecture, **wide)
@@ -125,7 +124,6 @@ def test_layers_of_bitsandbytes_come_back(
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_layers_of_optimum_quanto_come_back(tmp_path: Path, weights: Any) -> None:
-    pytest.importorskip("optimum.quanto")
     step = Quanto(weights=weights)
     model = tiny.model("llama", **WIDE)
     tensors = checked(model, [step], tmp_path)

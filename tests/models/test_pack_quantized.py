@@ -1,5 +1,6 @@
 """What is written for compressed-tensors, read back by its own functions."""
 
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -51,7 +52,6 @@ def layer_of(weight: Tensor, **options: Any) -> Any:
 def test_compressed_tensors_reads_the_same_weight_bit_for_bit(
     weight: Tensor, bits: int, granularity: Any, *, symmetric: bool, data: st.DataObject
 ) -> None:
-    pytest.importorskip("compressed_tensors")
     divisors = [n for n in range(1, weight.shape[1] + 1) if weight.shape[1] % n == 0]
     size = data.draw(st.sampled_from(divisors)) if granularity == "group" else None
     layer = layer_of(
@@ -69,7 +69,7 @@ def test_compressed_tensors_reads_the_same_weight_bit_for_bit(
 def test_words_are_packed_as_compressed_tensors_packs_them(
     codes: tuple[int, int], bits: int, data: st.DataObject
 ) -> None:
-    helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
+    helpers = import_module("compressed_tensors.compressors.pack_quantized.helpers")
     seed = data.draw(st.integers(0, 1000))
     values = torch.randint(0, 2**bits, codes, generator=torch.Generator().manual_seed(seed))
     signed = (values - 2 ** (bits - 1)).to(torch.int8)
@@ -101,7 +101,6 @@ INT8, INT4 = RoundToNearest(bits=8), RoundToNearest(bits=4, targets="attention")
     ],
 )
 def test_which_models_can_be_packed(architecture: str, steps: list[Modifier], count: int) -> None:
-    pytest.importorskip("compressed_tensors")
     model = tiny.model(architecture)
     model.compress(steps)
     packed = packable(model)

@@ -1,6 +1,7 @@
 """Layers of other libraries, as their own packages write them."""
 
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,8 @@ def test_bitsandbytes_4_bit_is_right_where_its_own_kernel_is_not(tmp_path: Path)
 
 
 def test_compressed_tensors(dense: LanguageModel, tmp_path: Path) -> None:
-    packages = pytest.importorskip("compressed_tensors.quantization")
-    compressors = pytest.importorskip("compressed_tensors.compressors")
+    packages = import_module("compressed_tensors.quantization")
+    compressors = import_module("compressed_tensors.compressors")
     for number, (bits, symmetric) in enumerate([(4, True), (4, False), (8, True)]):
         folder = tmp_path / str(number)
         weights = packages.QuantizationArgs(
@@ -175,7 +176,7 @@ def give_grids(packages: Any, module: Any, scheme: Any) -> None:
 def test_optimum_quanto(
     dense: LanguageModel, tmp_path: Path, kind: str, bits: int, dtype: torch.dtype
 ) -> None:
-    quanto = pytest.importorskip("optimum.quanto")
+    quanto = import_module("optimum.quanto")
     model = tiny.model("llama", **WIDE)
     model.module.to(dtype)
     packed = quanto.QuantizedModelForCausalLM.quantize(
@@ -193,7 +194,7 @@ def test_a_checkpoint_of_optimum_quanto_with_a_missing_tensor_is_refused(
     dense: LanguageModel, tmp_path: Path
 ) -> None:
     # Its own reader would leave it as it happens to be.
-    quanto = pytest.importorskip("optimum.quanto")
+    quanto = import_module("optimum.quanto")
     model = tiny.model("llama", **WIDE)
     quanto.QuantizedModelForCausalLM.quantize(
         model.module, weights=quanto.qint8, exclude="lm_head"
