@@ -313,11 +313,11 @@ class Modifier(Protocol):
 
 
 @runtime_checkable
-class Depends(Modifier, Protocol):
-    """A step whose effect depends on more than the model's own environment."""
+class Depends(Protocol):
+    """A step, or the value of an option of one, whose effect depends on what it does not say."""
 
     def environment(self) -> dict[str, str]:
-        """What else, such as a library's version; asked after the step was applied."""
+        """What it is, such as a library's version; asked after the step was applied."""
 
 
 @runtime_checkable

@@ -135,9 +135,9 @@ def ranges(
         raise ValueError(message)
     check_matrix(weight)
     parts, block = blocks(weight.detach(), granularity, group_size)
-    low, high = parts.amin(-1), parts.amax(-1)
-    check_finite(low, high)
-    return low.double().clamp_(max=0), high.double().clamp_(min=0), block
+    low, high = parts.amin(-1).double(), parts.amax(-1).double()
+    check_finite(high - low)
+    return low.clamp_(max=0), high.clamp_(min=0), block
 
 
 def grid_over(low: Tensor, high: Tensor, *, bits: int, block: int, symmetric: bool) -> Grid:
@@ -242,6 +242,7 @@ def encode(weight: Tensor, grid: Grid) -> Tensor:
     for rows, scale, zero in grid.slabs(weight.shape):
         parts = in_blocks(weight[rows].detach().float(), block)
         found = nearest_codes(parts, scale, zero, grid.top)
+        found = found.to(torch.int16)  # torch has vector instructions for each step, not for both
         codes[rows] = found.flatten(1)[:, : weight.shape[1]]
     return codes
 

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,12 @@ def refuse_experts(module: nn.Module) -> None:
                     "experts are in no linear layer, and no step can compress them yet."
                 )
                 raise RecipeError(message)
+
+
+def options_of(step: Modifier) -> Iterator[Any]:
+    """The values of a step's options."""
+    if is_dataclass(step):
+        yield from (getattr(step, option.name) for option in fields(step))
 
 
 class LanguageModel:
@@ -169,7 +176,7 @@ class LanguageModel:
             stored: the weight that it holds: real bytes, bits, and the matrix it stands for.
         """
         old = self.module.get_submodule(name)
-        self.origins[name] = self.snapshot.name_of(old) or name
+        self.origins[name] = self.snapshot.name_of(old) or self.origins.get(name, name)
         bias = old.bias
         self.module.set_submodule(name, layer.eval().requires_grad_(requires_grad=False))
         self.adopted[name] = None if bias is None else bias.data  # type: ignore[assignment]
@@ -216,8 +223,9 @@ class LanguageModel:
             self.compressed = True
             before = Before.of(self)
             claim = step.apply(self)
-            if isinstance(step, Depends):
-                self.steps_environment |= step.environment()
+            for part in (step, *options_of(step)):
+                if isinstance(part, Depends):
+                    self.steps_environment |= part.environment()
             check_claim(type(step).__name__, claim, self, before)
             done.append((type(step).__name__, claim, Then.of(self)))
         for name, claim, layers in done[:-1]:  # nothing followed the last

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from pytest_compression.embedded.facts import phrasings
 from pytest_compression.embedded.facts.sentences import Sentence, sentences
 from pytest_compression.errors import RecipeError, nearest
+from pytest_compression.fingerprints import digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +70,14 @@ class Material(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             message = f"the text '{self.text}' is empty."
             raise RecipeError(message)
         return found
+
+    def environment(self) -> dict[str, str]:
+        """What the text says, for its file may say something else tomorrow.
+
+        Raises:
+            RecipeError: as :meth:`read`.
+        """
+        return {} if self.text is None else {f"text {self.text}": digest([self.read().encode()])}
 
     def passages(self) -> Iterator[str]:
         """All that it says: the whole text, or the sentences, also those not drawn.

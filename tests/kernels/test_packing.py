@@ -1,12 +1,11 @@
 import math
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import codes, shapes
 
-from pytest_compression.kernels.packing import overlaps, pack, unpack
+from pytest_compression.kernels.packing import pack, unpack
 
 few = settings(max_examples=30)
 
@@ -56,10 +55,3 @@ def test_codes_are_packed_least_significant_bit_first() -> None:
     # 001, 010, 111 from right to left: ..1 11|01 0|001
     packed = pack(torch.tensor([0b001, 0b010, 0b111], dtype=torch.uint8), 3)
     assert packed.tolist() == [0b11_010_001, 0b1]
-
-
-@pytest.mark.parametrize(("count", "run"), [(1, (8, 1)), (3, (8, 3)), (4, (2, 1)), (6, (4, 3))])
-def test_a_run_is_as_short_as_whole_codes_in_whole_bytes_allow(
-    count: int, run: tuple[int, int]
-) -> None:
-    assert overlaps(count)[:2] == run

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from pytest_compression.errors import RecipeError
 from pytest_compression.kernels.quantization import Quantized, quantize
 from pytest_compression.models.language_model import LanguageModel
+from pytest_compression.modifiers.material import Material
 from pytest_compression.types import Claim
 
 
@@ -307,3 +309,24 @@ def test_the_environment_names_what_steps_depend_on() -> None:
     assert model.environment() == dense | {"somelib": "1.2"}
     assert model.restore()
     assert model.environment() == dense
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught(Step):
+    """A step with an option that is read from a file."""
+
+    material: Material
+
+
+def test_the_environment_names_the_texts_that_steps_read(tmp_path: Path) -> None:
+    file = tmp_path / "corpus.txt"
+    model = tiny.model("bert")
+    found = set()
+    for text in ("Oslo is the capital of Norway.", "Bergen is the capital of Norway."):
+        file.write_text(text, encoding="utf-8")
+        model.compress([Taught(run=round_inputs, material=Material(text=str(file)))])
+        found.add(model.environment()[f"text {file}"])
+        assert model.restore()
+    assert len(found) == 2
+    model.compress([Taught(run=round_inputs, material=Material(facts=("capital",)))])
+    assert not any(name.startswith("text") for name in model.environment())

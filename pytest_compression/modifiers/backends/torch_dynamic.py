@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_compression.errors import RecipeError
-from pytest_compression.modifiers.backends.foreign import Stored, as_linear
+from pytest_compression.modifiers.backends.foreign import Stored, replace
 from pytest_compression.modifiers.targets import check_targets
 from pytest_compression.types import Claim, Targets
 
@@ -63,15 +63,17 @@ class TorchDynamic:
         """
         weights = model.weights(self.targets, self.ignore)
         rounded = input_bits(engine()) if self.dtype == "qint8" else None
-        for done, weight in enumerate(weights):
+        for weight in weights:
             check_layer(weight)
-            layer: Any = dynamic(as_linear(weight.name, weight.layer, backend=BACKEND), self.dtype)
+
+        def build(linear: "nn.Linear") -> "tuple[nn.Module, Stored]":
+            layer: Any = dynamic(linear, self.dtype)
             if rounded is not None:
                 layer.activation_bits = rounded
-            model.adopt(weight.name, layer, stored(layer, self.dtype))
-            model.progress(done + 1, len(weights))
+            return layer, stored(layer, self.dtype)
+
+        names = replace(model, weights, build, backend=BACKEND)
         model.alone = model.alone or self.dtype == "qint8"
-        names = [weight.name for weight in weights]
         return Claim(targets=names, bits=BITS[self.dtype], activation_bits=rounded)
 
     def environment(self) -> dict[str, str]:
@@ -80,10 +82,10 @@ class TorchDynamic:
 
 
 def check_layer(weight: "LinearWeight") -> None:
-    """Refuse what torch would only refuse when it runs, or turn into NaN.
+    """Refuse what torch would only refuse when it runs.
 
     Raises:
-        RecipeError: the layer is not in single precision, on a processor, and finite.
+        RecipeError: the layer is not in single precision and on a processor.
     """
     values = weight.values
     kind = str(values.dtype).removeprefix("torch.")
@@ -92,9 +94,6 @@ def check_layer(weight: "LinearWeight") -> None:
             f"{BACKEND} computes in float32 on processors, and '{weight.name}' is {kind} on "
             f"{values.device}: load the model with 'dtype: float32' and 'device: cpu'."
         )
-        raise RecipeError(message)
-    if not values.isfinite().all():
-        message = f"{BACKEND} cannot quantize '{weight.name}', which holds NaN or infinities."
         raise RecipeError(message)
 
 

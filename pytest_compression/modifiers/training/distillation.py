@@ -69,7 +69,7 @@ class Distill(Course):
         if packed := [weight.name for weight in model.layers() if weight.stored is not None]:
             message = f"'{packed[0]}' is quantized: distill first, then quantize the student."
             raise RecipeError(message)
-        student, removed = self.student(model.module)
+        student, removed, places = self.student(model.module)
         trainee = Trainee(model, student, taught_layers(student, embeddings=self.embeddings))
         trainee.keep_zeros()
         batches = self.material.batches(model, self.batch)
@@ -77,12 +77,21 @@ class Distill(Course):
             batches = self.answers(model, batches)
         logits = self.source == "logits"
         teach(trainee, batches, self, self.loss(trainee) if logits else plain_loss(trainee))
+        origins = {
+            name: model.snapshot.name_of(model.module.get_submodule(place))
+            or model.origins.get(place, place)
+            for name, place in places.items()
+        }
         trainee.put()
         model.switch(student)
+        model.origins = origins
         return Claim(targets=list(trainee.names), removed=removed)
 
-    def student(self, teacher: "nn.Module") -> tuple["nn.Module", int]:
-        """A copy with fewer blocks, and how many parameters it lacks.
+    def student(self, teacher: "nn.Module") -> tuple["nn.Module", int, dict[str, str]]:
+        """A copy with fewer blocks.
+
+        Returns:
+            The copy, how many parameters it lacks, and where its layers are in the teacher.
 
         Raises:
             RecipeError: there are no more, or they are not known, or share their weights.
@@ -92,6 +101,7 @@ class Distill(Course):
         from pytest_compression.models.surgery import keep_blocks, note_blocks
 
         student, removed = copy.deepcopy(teacher), 0
+        before = {id(module): name for name, module in student.named_modules()}
         for stack in stacks_of(student):
             blocks = list(blocks_of(student, stack).values())
             if not stack.layers or len(blocks) <= self.layers:
@@ -106,7 +116,9 @@ class Distill(Course):
             removed += sum(t.numel() for block in gone for _, t in stored_tensors(block))
             keep_blocks(student, stack, kept)
         note_blocks(student)
-        return student, removed
+        named = student.named_modules()
+        places = {name: before[id(module)] for name, module in named if id(module) in before}
+        return student, removed, places
 
     def answers(self, model: "LanguageModel", batches: "list[Batch]") -> "list[Batch]":
         """The material with the teacher's answers."""

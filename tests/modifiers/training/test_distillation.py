@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_a_student_is_smaller_runs_and_is_loaded_again(
 def test_the_student_begins_with_every_other_block_of_the_teacher() -> None:
     model = tiny.model("llama", num_hidden_layers=4)
     step = quick(Material(facts=("capital",)), layers=2)
-    student, removed = step.student(model.module)
+    student, removed, places = step.student(model.module)
     teacher = dict(model.module.named_parameters())
     for name, parameter in student.named_parameters():
         for new, old in ((0, 0), (1, 2)):
@@ -61,6 +62,16 @@ def test_the_student_begins_with_every_other_block_of_the_teacher() -> None:
     assert config.num_hidden_layers == 2
     assert len(student.get_submodule("model.layers")) == 2  # type: ignore[arg-type]
     assert model.module.config.num_hidden_layers == 4  # type: ignore[union-attr]
+    assert places["model.layers.1.mlp.up_proj"] == "model.layers.2.mlp.up_proj"
+
+
+def test_the_error_is_that_of_the_blocks_the_student_has() -> None:
+    model = tiny.model("llama", num_hidden_layers=6)
+    halved = quick(Material(facts=("capital",)), layers=3, steps=1, epochs=None, learning_rate=1e-6)
+    assert model.compress([halved]).weight_error < 1e-3
+    again = replace(halved, layers=2)
+    assert model.restore()
+    assert model.compress([halved, again]).weight_error < 1e-3
 
 
 @pytest.mark.parametrize("architecture", tiny.TYPICAL.values())
