@@ -73,7 +73,7 @@ def test_int8_is_nearly_lossless(model: str) -> None:
     assert retention(model, "int-8") > 1 - NOISE[model]
 
 
-@pytest.mark.parametrize("model", EMBEDDED)
+@every_model
 def test_fewer_bits_forget_more(model: str) -> None:
     assert retention(model, "int-8") >= retention(model, "int-4") - NOISE[model]
     assert retention(model, "int-4") >= retention(model, "int-3") - NOISE[model]
@@ -127,6 +127,14 @@ def test_two_bits_cost_more_in_attention_than_in_feed_forward(model: str) -> Non
     assert retention(model, "int-attention-2") < retention(model, "int-feed-forward-2") - 0.1
 
 
+def test_attention_of_smollm2_is_quantized_at_a_lower_price() -> None:
+    for bits in (4, 3):
+        attention, rest = (
+            retention(SMOLLM2, f"int-{part}-{bits}") for part in ("attention", "feed-forward")
+        )
+        assert attention > rest + NOISE[SMOLLM2]
+
+
 @pytest.mark.parametrize("model", EMBEDDED)
 def test_compressing_the_head_alone_is_visible(model: str) -> None:
     assert retention(model, "head-0.9") < 0.7
@@ -144,3 +152,10 @@ PLACE = 1 / 32
 def test_large_and_sparse_knows_no_less_than_small_and_dense(model: str, share: float) -> None:
     sparse = retention(model, f"large-sparse-{share + PLACE}")
     assert sparse > retention(model, f"small-dense-{share}") - NOISE[model]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_smollm2_cannot_do_without_its_neurons(share: float) -> None:
+    sparse, dense = (f"large-sparse-{share + PLACE}", f"small-dense-{share}")
+    assert retention(SMOLLM2, sparse) > 0.6
+    assert retention(SMOLLM2, dense) < 0.2
