@@ -5,8 +5,11 @@ way is put right here: compressed-tensors weights that it cannot decompress at t
 bitsandbytes' 4-bit kernel of other arithmetic, and optimum-quanto's files, which it does not know.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import io
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from huggingface_hub import constants
 from torch import nn
 
 from pytest_compression.errors import ModelError
@@ -97,7 +101,7 @@ def read(source: "Pretrained", model: "LanguageModel", *, as_stored: bool) -> Ar
     """
     where, gguf = place(source)
     shared = shared_options(source, gguf)
-    with told(source, where), quiet():
+    with told(source, where), quiet(), undisturbed():
         config = transformers.AutoConfig.from_pretrained(where, **shared)
         settings = None if gguf else quantization_of(config, where, source.revision)
         method = "gguf" if gguf else method_of(settings)
@@ -110,8 +114,9 @@ def read(source: "Pretrained", model: "LanguageModel", *, as_stored: bool) -> Ar
         if method == "quanto":
             module, info = read_quanto(source, where, config, options["dtype"], files)
         else:
-            loader = AUTO_CLASSES[model.family]
-            module, info = loader.from_pretrained(where, **options, **shared)
+            with fitting(method, config.model_type):
+                loader = AUTO_CLASSES[model.family]
+                module, info = loader.from_pretrained(where, **options, **shared)
         check_keys(source, info)
         tokenizer = tokenizer_of(where, shared)
         if tokenizer is not None:
@@ -124,6 +129,44 @@ def read(source: "Pretrained", model: "LanguageModel", *, as_stored: bool) -> Ar
         if gguf is not None:
             forget_quantization(module)
     return Artifact(module=module.to(source.device), method=method, sizes=sizes)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep gptqmodel's banner out of the test run, and the hub's cache where it is.
+
+    Unless ``HF_HOME`` is set, its import sets it to a temporary directory, for all that is imported
+    or started later.
+    """
+    before = set(os.environ)
+    if os.access(constants.HF_HOME, os.W_OK):
+        os.environ.setdefault("HF_HOME", constants.HF_HOME)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for name in os.environ.keys() - before:
+            if name.startswith(("HF_", "TRANSFORMERS_")):
+                del os.environ[name]
+
+
+@contextlib.contextmanager
+def fitting(method: str, architecture: str) -> Iterator[None]:
+    """Say that ``transformers`` does not know how a format and an architecture go together.
+
+    It looks for the weights of GPT-2's ``Conv1D`` layers, which GPTQ's have not.
+
+    Raises:
+        ValueError: it stumbled over a layer.
+    """
+    try:
+        yield
+    except AttributeError as error:
+        message = (
+            f"transformers cannot read {method} layers of a {architecture} ({first_line(error)}). "
+            "Save it in another format, such as compressed-tensors."
+        )
+        raise ValueError(message) from error
 
 
 def method_of(settings: dict[str, Any] | None) -> str:

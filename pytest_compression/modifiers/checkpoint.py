@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pytest_compression.errors import RecipeError
+from pytest_compression.errors import ModelError, RecipeError
 from pytest_compression.types import Claim
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Checkpoint:
         """Read it and put it in place of the whole network.
 
         Raises:
-            ModelError: it cannot be read, or is of another family, vocabulary or tokenizer.
+            ModelError: it cannot be read, is of another family, vocabulary or tokenizer, or holds
+                NaN or infinite weights.
             RecipeError: it is not the first step, or is the dense model itself.
         """
         from pytest_compression.models.checkpoints import read, try_out
@@ -60,6 +61,7 @@ class Checkpoint:
         )
         take_over(model, artifact.sizes)
         try_out(model, self.path)
+        refuse_broken(model, self.path)
         if artifact.method == "safetensors" and not is_changed(model):
             message = (
                 f"'{self.path}' is the dense model itself: every tensor is the same. What would be "
@@ -90,6 +92,26 @@ def is_changed(model: "LanguageModel") -> bool:
     return live.keys() != model.dense.keys() or any(
         not same(tensor, model.dense[name]) for name, tensor in live.items()
     )
+
+
+def refuse_broken(model: "LanguageModel", path: str) -> None:
+    """Refuse packed layers that hold no numbers, which attention can hide from the logits.
+
+    Raises:
+        ModelError: a weight or bias of one is NaN or infinite.
+    """
+    from pytest_compression.models.completeness import listed
+
+    broken = [
+        weight.name
+        for weight in model.linear()
+        if weight.stored is not None
+        for held in (weight.values, getattr(weight.layer, "bias", None))
+        if held is not None and not held.isfinite().all()
+    ]
+    if broken:
+        message = f"'{path}' holds NaN or infinite weights in {listed(broken)}."
+        raise ModelError(message)
 
 
 def refuse_changed(model: "LanguageModel") -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from pytest_compression.models.language_model import LanguageModel
 
+GROUPS = (32, 64, 128, 256)
+"""Inputs to a scale for which torch has a product with packed codes of 4 bits on a processor."""
+
 
 def take_over(model: "LanguageModel", sizes: "Mapping[str, int]") -> None:
     """Adopt every packed layer of the network, and note what it does to its inputs.
@@ -78,8 +81,15 @@ def is_quanto(layer: nn.Module) -> bool:
     return hasattr(layer, "weight_qtype")
 
 
+def is_gptqmodel(layer: nn.Module) -> bool:
+    """Whether it is gptqmodel's, of GPTQ or AWQ."""
+    return type(layer).__module__.startswith("gptqmodel.")
+
+
 def mend(layer: Any) -> None:
     """Keep a layer from kernels that are wrong or crash on a processor."""
+    if is_gptqmodel(layer):
+        mend_gptqmodel(layer)
     if is_eight_bit(layer):
         from pytest_compression.modifiers.backends.bitsandbytes import is_news
         from pytest_compression.modifiers.backends.tokenwise import TokenWise
@@ -98,6 +108,20 @@ def mend(layer: Any) -> None:
             layer.quant_state = layer.weight.quant_state
             layer.support_avx512bf16_for_cpu = False  # no packing anew, also not when it is saved
         layer.forward = functools.partial(multiply, layer)
+
+
+def mend_gptqmodel(layer: Any) -> None:
+    """Neither compile what unpacks a weight, nor use a kernel that refuses the layer's shape."""
+    if layer.qweight.device.type != "cpu":
+        return
+    vars(layer).pop("dequantize_weight", None)  # half a minute to compile, for the same weight
+    fits = (
+        layer.group_size in GROUPS
+        and layer.in_features % layer.group_size == 0
+        and layer.out_features % 16 == 0
+    )
+    if hasattr(layer, "linear_mode") and not fits:
+        layer.linear_mode = "train"  # it unpacks the weight for each product
 
 
 def multiply(layer: Any, inputs: Tensor) -> Tensor:
@@ -127,15 +151,18 @@ def unpacked(layer: Any) -> Tensor:
 def answered(layer: Any) -> Tensor:
     """The matrix that a linear layer multiplies by, found by asking it: GPTQ's and others.
 
-    Each unit vector gives one column and the bias, nothing gives the bias alone.
+    Each unit vector gives one column. The bias is taken off meanwhile: in half precision, a large
+    one would leave nothing of a column.
     """
     tensors = [*layer.parameters(), *layer.buffers()]
     floats = [one.dtype for one in tensors if one.is_floating_point() and one.itemsize > 1]
     asked = torch.eye(layer.in_features, dtype=floats[0] if floats else None)
     asked = asked.to(tensors[0].device)
-    bias: Tensor = layer(torch.zeros_like(asked[:1]))
+    bias = getattr(layer, "bias", None)
+    layer.bias = None
     answers: Tensor = layer(asked)
-    return (answers - bias).t().contiguous()
+    layer.bias = bias
+    return answers.t().contiguous()
 
 
 def bits_of(layer: Any) -> int | None:
@@ -144,6 +171,8 @@ def bits_of(layer: Any) -> int | None:
         return 4
     if is_eight_bit(layer):
         return 8
+    if is_gptqmodel(layer):
+        return int(layer.bits)
     return int(layer.weight_qtype.bits) if is_quanto(layer) else None
 
 

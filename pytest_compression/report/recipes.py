@@ -52,10 +52,11 @@ def written(steps: Sequence[Part]) -> str:
 
 
 def options(given: Mapping[str, Any]) -> str:
-    """Options in one line."""
+    """Options in one line, as a cell of a table may hold them."""
     if not given:
         return ""
-    return " `" + ", ".join(f"{name}: {plain(value)}" for name, value in given.items()) + "`"
+    line = ", ".join(f"{name}: {plain(value)}" for name, value in given.items())
+    return " `" + line.replace("|", r"\|") + "`"
 
 
 def plain(value: Any) -> str:

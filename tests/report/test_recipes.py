@@ -55,6 +55,7 @@ def test_options_are_written_as_a_suite_has_them() -> None:
     part = Part(use="x", options=given)
     shown = '`pattern: "2:4", on: true, targets: [qkv, *.o], more: {a: 1, b: null}`'
     assert options(part.options).strip() == shown
+    assert options({"ignore": "a|b"}) == r" `ignore: a\|b`"  # a bare one would end the cell
 
 
 def test_the_table_is_put_between_its_marks(project: Project, tmp_path: Path) -> None:
