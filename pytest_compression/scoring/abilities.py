@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from pytest_compression.scoring.attention import shared
 from pytest_compression.scoring.prefixes import ROOT, Piece
-from pytest_compression.scoring.rows import ONLY, Rows, cache, kept_of
+from pytest_compression.scoring.rows import ONLY, Kept, Rows, cache, kept_of
 
 if TYPE_CHECKING:
     from pytest_compression.models.language_model import LanguageModel
@@ -35,6 +35,8 @@ class Abilities:
     """Run several sequences as one row, by a mask and positions of our own."""
     shares: bool
     """Attend to one copy of what is kept, whatever the number of rows."""
+    kept: Kept
+    """Keys and values of a prefix, if the model has trunks."""
 
     def __init__(self, module: Any, rows: Rows, *, alone: bool) -> None:
         self.module = module
@@ -72,19 +74,16 @@ class Abilities:
         logits: Tensor = self.module(input_ids=torch.tensor(rows, device=self.rows.device)).logits
         return logits[:, -2:].flatten(0, 1).float()
 
-    def of_header(self) -> Any:
-        """A pass that leaves the keys and values of a prefix."""
-        ids = torch.tensor([self.header], device=self.rows.device)
-        return self.module(input_ids=ids, past_key_values=cache([], 1), use_cache=True)
-
     def behind_header(self) -> Tensor | None:
         """Both sequences as rows behind a prefix that was run once; None without plain caches."""
-        output = self.of_header()
+        ids = torch.tensor([self.header], device=self.rows.device)
+        output = self.module(input_ids=ids, past_key_values=cache([], 1), use_cache=True)
         layers = output.past_key_values.layers
         if not layers or any(type(layer) is not DynamicLayer for layer in layers):
             return None
+        self.kept = kept_of(output)
         ids = torch.tensor(self.branches[:2], device=self.rows.device)
-        past = cache(kept_of(output), 2)
+        past = cache(self.kept, 2)
         logits: Tensor = self.module(input_ids=ids, past_key_values=past, use_cache=True).logits
         return logits.flatten(0, 1)
 
@@ -97,13 +96,13 @@ class Abilities:
 
     def as_tree(self) -> Tensor:
         """The row behind the prefix."""
-        inputs = self.rows.trees([self.tree()], kept_of(self.of_header()))
+        inputs = self.rows.trees([self.tree()], self.kept)
         logits: Tensor = self.module(**inputs, use_cache=True).logits
         return logits[0]
 
     def as_sharing_tree(self) -> Tensor:
         """The row, twice, beside the prefix; both must get the same."""
-        with shared(self.module, kept_of(self.of_header())):
+        with shared(self.module, self.kept):
             inputs = self.rows.own([self.tree(), self.tree()])
             logits: Tensor = self.module(**inputs, use_cache=False).logits
         return logits.flatten(0, 1)
