@@ -17,7 +17,7 @@ import msgspec
 
 from pytest_compression import registry, suite
 from pytest_compression.errors import CompressionError, RecipeError, SuiteError, nearest
-from pytest_compression.leakage import Learner, refuse_leaks
+from pytest_compression.leakage import Learner, refuse_leaks, refuse_taught
 from pytest_compression.types import Footprint, Measurement, Model, Part, Suite, TrialSpec
 
 CARD = "compression.json"
@@ -164,8 +164,14 @@ class Exporter:
         return {name: one.measure(self.model) for name, one in self.benchmarks.items()}
 
     def judged(self) -> Answered:
-        """What a run judges."""
-        return self.answered(self.steps)
+        """What a run judges.
+
+        Raises:
+            RecipeError: a step fails, or taught the model what is asked.
+        """
+        found = self.answered(self.steps)
+        refuse_taught(self.model, {name: one.questions for name, one in found.answers.items()})
+        return found
 
     def shipped(self, folder: Path) -> Answered:
         """What was written, read again."""

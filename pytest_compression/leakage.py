@@ -4,12 +4,14 @@ Texts are compared word by word, without case, accents, punctuation and possessi
 leaks if its prompt stands in the material: the whole of a short one; of a longer one, any 13
 consecutive words that no other question of the benchmark has (13 as in Brown et al. 2020,
 https://arxiv.org/abs/2005.14165). A fact leaks if a sentence, or two that follow each other, hold
-both the subject and the answer in any accepted form. Other facts of the same relation may be
+both the subject and the answer in any accepted form; a paragraph ends a sentence, and in lists,
+tables and poems, which have no full stops, a line does. Other facts of the same relation may be
 learned. To calibrate on a text is not to learn it.
 """
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,16 +28,20 @@ LABELS = {"q", "a", "question", "answer"}
 """What is written before a question and behind it."""
 LITERAL = 2
 """Letters of an answer; one so short must stand there with its case and punctuation."""
+LONGEST = 60
+"""Words of a sentence; where no full stop comes for longer, lines are sentences."""
 SHOWN = 3
 """Leaks that an error shows."""
 LETTERS = 80
-"""Characters of a passage that an error shows."""
+"""Characters around a leak that an error shows."""
 
 POSSESSIVE = re.compile(r"['\u2019]s\b")
 # Chinese, Japanese and Korean write no spaces between words: there each character counts as one.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\W_\u3040-\u9fff\uac00-\ud7a3]+")
 # A full stop behind a short word may be that of an abbreviation; a line may be wrapped anywhere.
-SENTENCE = re.compile(r"(?<=[^\W_]{4}[.!?])\s+|(?<=[\u3002])\s*")
+SENTENCE = re.compile(r"(?<=[^\W_]{4}[.!?])\s+|(?<=[\u3002])\s*|\n\s*\n")
+ENDS = (SENTENCE, re.compile(r"(?<=[.!?])\s+"), re.compile(r"\n"))
+"""What ends a sentence; the next where it is too long by the one before."""
 
 Words = tuple[str, ...]
 
@@ -52,8 +58,8 @@ class Leak(NamedTuple):
     """A question that is in the material."""
 
     question: Question
-    passage: str
-    """Where."""
+    place: str
+    """What stands around it, at most about ``LETTERS`` characters."""
 
 
 def refuse_leaks(steps: Sequence[Modifier], asked: Mapping[str, Sequence[Question]]) -> None:
@@ -75,6 +81,22 @@ def refuse_leaks(steps: Sequence[Modifier], asked: Mapping[str, Sequence[Questio
             raise RecipeError(refusal(type(step).__name__, leaked, asked))
 
 
+def refuse_taught(model: object, asked: Mapping[str, Sequence[Question]]) -> None:
+    """Refuse what a model learned that no material says, such as a teacher's answers.
+
+    Args:
+        model: after its recipe.
+        asked: the questions of each benchmark, by its name.
+
+    Raises:
+        RecipeError: it is asked.
+    """
+    taught: Sequence[str] = getattr(model, "taught", ())
+    found = {name: leaks(taught, questions) for name, questions in asked.items() if taught}
+    if leaked := {name: each for name, each in found.items() if each}:
+        raise RecipeError(refusal("By its teacher's answers the student", leaked, asked))
+
+
 def refusal(
     step: str, leaked: Mapping[str, Sequence[Leak]], asked: Mapping[str, Sequence[Question]]
 ) -> str:
@@ -83,7 +105,7 @@ def refusal(
         f"{len(each)} of {len(asked[name])} of '{name}'" for name, each in leaked.items()
     )
     first = [leak for each in leaked.values() for leak in each][:SHOWN]
-    shown = "; ".join(f"{leak.question.id!r} in {shortened(leak.passage)!r}" for leak in first)
+    shown = "; ".join(f"{leak.question.id!r} in {leak.place!r}" for leak in first)
     return (
         f"{step} would learn from what is asked ({counts} questions): {shown}. What it is asked "
         "after that says nothing of what it retained. Take these out of its material, learn from "
@@ -91,10 +113,29 @@ def refusal(
     )
 
 
-def shortened(text: str) -> str:
-    """The first characters of a text."""
-    line = " ".join(text.split())
-    return line if len(line) <= LETTERS else f"{line[: LETTERS - 3]}..."
+def excerpt(text: str, first: int, last: int) -> str:
+    """The part of a text around some of its words, in about ``LETTERS`` characters.
+
+    Args:
+        text: of which whole pieces between spaces are shown.
+        first: place of the first word that matters.
+        last: place of the last one.
+    """
+    pieces = text.split()
+    of_word = [i for i, piece in enumerate(pieces) for _ in words(piece)]
+    start, stop = of_word[first], of_word[last] + 1
+    core = " ".join(pieces[start:stop])
+    if len(core) > LETTERS:
+        return f"{core[: LETTERS // 2].rstrip()} ... {core[-LETTERS // 2 :].lstrip()}"
+    grows = True
+    while grows:
+        grows = False
+        for low, high in ((start - 1, stop), (start, stop + 1)):
+            wider = " ".join(pieces[max(low, 0) : high])
+            if len(core) < len(wider) <= LETTERS:
+                start, stop, core, grows = max(low, 0), min(high, len(pieces)), wider, True
+                break
+    return f"{'... ' * (start > 0)}{core}{' ...' * (stop < len(pieces))}"
 
 
 def words(text: str) -> Words:
@@ -105,12 +146,14 @@ def words(text: str) -> Words:
 
 
 def leaks(passages: Iterable[str], questions: Sequence[Question]) -> list[Leak]:
-    """The questions that are in the passages, in their order, each with the first passage."""
+    """The questions that are in the passages, in their order, each where it is first."""
     index = Index.of(questions)
     found: dict[int, str] = {}
     for passage in passages:
-        for number in index.found_in(passage):
-            found.setdefault(number, passage)
+        text = Text(passage, index.lengths)
+        for number, first, last in index.found_in(text):
+            if number not in found:
+                found[number] = text.around(first, last)
     return [Leak(questions[number], found[number]) for number in sorted(found)]
 
 
@@ -120,6 +163,21 @@ def prompt(question: Question) -> tuple[Words, Words]:
     first = 1 if before[:1] and before[0] in LABELS else 0
     last = len(before) - (not behind and len(before) > first and before[-1] in LABELS)
     return before[first:last], behind
+
+
+def sentences(text: str, ends: Sequence[re.Pattern[str]] = ENDS) -> Iterator[str]:
+    """The sentences of a text; one without any end is cut into pieces."""
+    for sentence in ends[0].split(text) if ends else pieces_of(text):
+        if ends and len(words(sentence)) > LONGEST:
+            yield from sentences(sentence, ends[1:])
+        else:
+            yield sentence
+
+
+def pieces_of(text: str) -> Iterator[str]:
+    """A text in pieces of so many words as a sentence may have."""
+    parts = text.split()
+    return (" ".join(parts[i : i + LONGEST]) for i in range(0, len(parts), LONGEST))
 
 
 def runs(text: Words, length: int) -> Iterator[Words]:
@@ -176,22 +234,20 @@ class Index:
                 for form, literal in forms.items()
             }
 
-    def found_in(self, passage: str) -> Iterator[int]:
-        """The questions whose prompt or fact a passage holds."""
-        text = Text(passage, self.lengths)
+    def found_in(self, text: "Text") -> Iterator[tuple[int, int, int]]:
+        """The questions whose prompt or fact a text holds, with the first and last word of it."""
         for phrase in text.places.keys() & self.prompts.keys():
-            rest = text.words[text.places[phrase][0] + len(phrase) :]
+            first = text.places[phrase][0]
+            rest = text.words[first + len(phrase) :]
             for number, behind in self.prompts[phrase]:
                 if not behind or behind in runs(rest, len(behind)):
-                    yield number
+                    yield number, first, first + len(phrase) - 1
         for subject in text.places.keys() & self.subjects.keys():
             for number in self.subjects[subject]:
                 answers = self.answers[number]
-                if any(
-                    answers[answer] in passage and text.joins(subject, answer)
-                    for answer in answers.keys() & text.places.keys()
-                ):
-                    yield number
+                for answer in answers.keys() & text.places.keys():
+                    if answers[answer] in text.passage and (hit := text.joined(subject, answer)):
+                        yield number, *hit
 
 
 class Text:
@@ -199,20 +255,30 @@ class Text:
 
     def __init__(self, passage: str, lengths: Mapping[str, Iterable[int]]) -> None:
         """Find all phrases; ``lengths`` are those of the ones that begin with a word."""
-        sentences = [words(sentence) for sentence in SENTENCE.split(passage)]
-        self.words = tuple(word for sentence in sentences for word in sentence)
-        self.sentences = [i for i, sentence in enumerate(sentences) for _ in sentence]
+        self.passage = passage
+        self.sentences = list(sentences(passage))
+        told = [words(sentence) for sentence in self.sentences]
+        self.words = tuple(word for sentence in told for word in sentence)
+        self.sentence_of = [i for i, sentence in enumerate(told) for _ in sentence]
         """Of each word."""
         self.places: dict[Words, list[int]] = {}
         for start, word in enumerate(self.words):
             for length in lengths.get(word, ()):
                 self.places.setdefault(self.words[start : start + length], []).append(start)
 
-    def joins(self, subject: Words, answer: Words) -> bool:
-        """Whether both stand beside each other, in one sentence or in two that follow."""
-        return any(
-            abs(self.sentences[a] - self.sentences[b]) <= 1
-            and (a + len(subject) <= b or b + len(answer) <= a)
+    def joined(self, subject: Words, answer: Words) -> tuple[int, int] | None:
+        """The first and last word where both stand in one sentence or in two that follow."""
+        hits = (
+            (min(a, b), max(a + len(subject), b + len(answer)) - 1)
             for a in self.places[subject]
             for b in self.places[answer]
+            if abs(self.sentence_of[a] - self.sentence_of[b]) <= 1
+            and (a + len(subject) <= b or b + len(answer) <= a)
         )
+        return next(hits, None)
+
+    def around(self, first: int, last: int) -> str:
+        """What stands at and around some consecutive words."""
+        start, stop = self.sentence_of[first], self.sentence_of[last] + 1
+        before = bisect_left(self.sentence_of, start)
+        return excerpt(" ".join(self.sentences[start:stop]), first - before, last - before)

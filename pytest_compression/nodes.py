@@ -20,7 +20,7 @@ from pytest_compression import registry, suite
 from pytest_compression.conclusion import TESTS_IN_ALL, inconclusive
 from pytest_compression.contract_item import Contract
 from pytest_compression.errors import CompressionError
-from pytest_compression.leakage import refuse_leaks
+from pytest_compression.leakage import refuse_leaks, refuse_taught
 from pytest_compression.outcomes import Inconclusive, KnowledgeLost, told
 from pytest_compression.report import progress, properties
 from pytest_compression.settings import KEY, Settings, trial_id
@@ -160,6 +160,7 @@ class Variant(pytest.Collector):
             self.modifiers = [registry.build("modifiers", step) for step in self.steps]
             refuse_leaks(self.modifiers, asked)
             self.footprint = model.compress(self.modifiers)
+            refuse_taught(model, asked)
             self.model = model
             self.answers = Answers(model, self.file.cache)
 

@@ -161,7 +161,10 @@ class _Reader:
     def variants(self, keys: Keys, name: str) -> Iterator[tuple[str, tuple[Part, ...]]]:
         """The recipe, or one for each combination of the values that its steps sweep."""
         body = self.mapping(keys)
-        if "steps" in body:
+        if "use" in body and isinstance(body.get("steps"), list):
+            message = "'use' is a recipe of one step, and 'steps' lists several; write one of both."
+            self.refuse((*keys, "steps"), message)
+        if "steps" in body and "use" not in body:  # beside 'use' it is an option of that step
             self.mapping(keys, ("steps", *GATE_KEYS))
             if not isinstance(body["steps"], list) or not body["steps"]:
                 self.refuse((*keys, "steps"), "'steps' is a list of one or more steps.")

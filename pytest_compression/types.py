@@ -203,9 +203,12 @@ class Footprint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     bits: float
     """Stored bits a weight in the touched modules, with scales and zero points."""
     weight_error: float
-    """``||dense - compressed|| / ||dense||`` over the touched weights."""
+    """``||dense - compressed|| / ||dense||`` over the touched weights that the dense model has."""
     activation_bits: int | None = None
     """Of the inputs of the touched modules, where they are rounded, too."""
+    reshaped: int = 0
+    """How many of the touched modules have another shape than the dense model's, or are none of
+    its modules, so that the error leaves them out."""
 
 
 class Fingerprint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

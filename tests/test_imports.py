@@ -64,7 +64,7 @@ HEAVY = {
     "embedded": GROUND | {"kernels", "models", "modifiers", "scoring", "benchmarks"},
 }
 RULES = LIGHT | HEAVY
-KERNELS = {"torch", "math", "collections", "dataclasses", "functools", "itertools", "typing"}
+KERNELS = {"torch", "math", "collections", "dataclasses", "functools", "itertools", "sys", "typing"}
 UNWANTED = (
     "torch",
     "transformers",

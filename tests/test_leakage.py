@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_compression.benchmarks.worldfacts import WorldFacts
 from pytest_compression.errors import RecipeError
-from pytest_compression.leakage import Learner, leaks, refuse_leaks, words
+from pytest_compression.leakage import LETTERS, Learner, excerpt, leaks, refuse_leaks, words
 from pytest_compression.modifiers.material import Material
 from pytest_compression.modifiers.pruning import Magnitude
 from pytest_compression.modifiers.training.fine_tuning import FineTune
@@ -195,6 +195,81 @@ def test_the_message_names_the_first_few_their_number_and_what_to_do() -> None:
     assert "'q:p' in 'p goes with P'; 'q:q' in 'q goes with Q'; 'q:r' in 'r goes with R'." in said
     assert "q:s" not in said
     assert "Take these out of its material" in said
+
+
+ROWS = [f"Land{i},Town{i},{i * 37 % 101}" for i in range(2, 2000)]
+TABLE = "\n".join(["name,town,size", "Ghana,Nowhere,3", *ROWS, "Elsewhere,Accra,9"])
+POEM = "\n".join(["O Ghana of the golden coast", *["we sing of thee again"] * 40, "and of Accra"])
+
+
+@pytest.mark.parametrize("text", [TABLE, TABLE.replace("\n", "\r\n"), POEM])
+def test_far_lines_of_a_text_without_full_stops_are_no_sentence(text: str) -> None:
+    assert found(text, question()) == []
+
+
+@pytest.mark.parametrize(
+    ("near", "wanted"),
+    [
+        ("Ghana,Accra,5", ["Ghana"]),
+        ("Accra is the town,\nthat of Ghana", ["Ghana"]),
+        ("Ghana\nTogo\nAccra", []),
+    ],
+)
+def test_a_line_and_two_neighbours_are(near: str, wanted: list[str]) -> None:
+    text = "\n".join([*ROWS[:200], near, *ROWS[200:]])
+    assert found(text, question()) == wanted
+
+
+def test_a_paragraph_ends_a_sentence() -> None:
+    assert found("# Ghana\n\nAccra", question()) == ["Ghana"]
+    assert found("# Ghana\n\nland in Africa\n \nAccra", question()) == []
+
+
+def test_a_line_without_any_end_is_no_sentence_from_end_to_end() -> None:
+    filler = "la " * 300
+    assert found(f"Ghana {filler} Accra", question()) == []
+    assert found(f"{filler} Ghana {'la ' * 50} Accra {filler}", question()) == ["Ghana"]
+
+
+def test_a_long_sentence_of_short_words_ends_at_any_full_stop_before_lines_do() -> None:
+    wrapped = "It is so. " * 20 + "Ghana,\na land,\nhas Accra. " + "It is so. " * 20
+    assert found(wrapped, question()) == ["Ghana"]
+
+
+@pytest.mark.parametrize("filler", ["Nothing is said here at all. ", "Nothing,7\n", "nothing "])
+@pytest.mark.parametrize(
+    "leak", ["Ghana has Accra", "Accra: of Ghana's", "the capital of Gh\u00e1na is"]
+)
+def test_the_message_shows_the_place_of_the_leak(filler: str, leak: str) -> None:
+    text = filler * 50 + leak + "\n" + filler * 50
+    with pytest.raises(RecipeError) as caught:
+        refuse_leaks([Learns(passages=(text,))], {"one": [question()]})
+    said = str(caught.value)
+    assert leak in said
+    assert len(said) < 450
+
+
+def test_the_message_shows_both_ends_of_a_wide_leak() -> None:
+    text = f"Ghana of {'many and many ' * 15}people has Accra as its capital"
+    (leak,) = leaks([text], [question()])
+    assert leak.place.startswith("Ghana of many")
+    assert leak.place.endswith("people has Accra")
+    assert len(leak.place) < 100
+
+
+@given(st.lists(NAMES, min_size=1, max_size=40), st.integers(0, 39), st.integers(0, 39))
+def test_an_excerpt_holds_what_matters_and_is_a_part_of_the_text(
+    names: list[str], one: int, other: int
+) -> None:
+    first, last = sorted((one % len(names), other % len(names)))
+    text = " ".join(names)
+    shown = excerpt(text, first, last)
+    parts = [part for part in shown.split("...") if part]
+    assert all(part.strip() in text for part in parts)
+    assert names[first] in shown
+    assert names[last] in shown
+    assert len(shown) <= LETTERS + 8
+    assert (shown == text) or len(text) > LETTERS
 
 
 def test_passages_that_say_nothing_leak_nothing() -> None:

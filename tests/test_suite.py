@@ -240,6 +240,24 @@ STEPS = HEAD + TAIL + "recipes:\n"
             "s.yaml:8: recipes.a.steps: 'steps' is a list of one or more steps.",
         ),
         (
+            STEPS + "  a:\n    steps: 3\n",
+            "s.yaml:8: recipes.a.steps: 'steps' is a list of one or more steps.",
+        ),
+        (
+            STEPS + "  a:\n    use: rtn\n    bits: 8\n    steps:\n      - {use: rtn, bits: 8}\n",
+            (
+                "s.yaml:10: recipes.a.steps: 'use' is a recipe of one step, and 'steps' lists "
+                "several; write one of both."
+            ),
+        ),
+        (
+            STEPS + "  a:\n    use: rtn\n    bits: 8\n    steps: 3\n",
+            (
+                "s.yaml:10: recipes.a.steps: 'rtn' has no option 'steps'. Known: bits, clip, "
+                "granularity, group_size, ignore, symmetric, targets."
+            ),
+        ),
+        (
             STEPS + "  a:\n    steps:\n      - {use: rtn, bits: 8}\n    bits: 8\n",
             (
                 "s.yaml:10: recipes.a.bits: unknown key 'bits'. Known: alpha, assurance, "
@@ -490,6 +508,26 @@ def test_sweeps_are_named_after_their_values_and_cross(read: Load) -> None:
     )
     floors = {t.recipe: t.gate.min_retention for t in suite.trials}
     assert [floors["one-0.1"], floors["two-8-True"]] == [0.95, 0.5]
+
+
+def test_steps_beside_use_are_an_option_of_the_one_step(read: Load) -> None:
+    learns = "use: distill, layers: 2, material: {facts: [continent]}"
+    suite = read(
+        STEPS
+        + f"""\
+  one: {{{learns}, steps: 3, min_retention: 0.5}}
+  swept: {{{learns}, sweep: {{steps: [3, 4]}}}}
+  list:
+    steps:
+      - {{{learns}, steps: 3}}
+"""
+    )
+    options = {"layers": 2, "material": {"facts": ["continent"]}, "steps": 3}
+    learned = (Part(use="distill", options=options),)
+    assert list(suite.recipes) == ["dense", "one", "swept-3", "swept-4", "list"]
+    assert suite.recipes["one"].steps == suite.recipes["list"].steps == learned
+    assert suite.recipes["swept-3"].steps == learned
+    assert [t.gate.min_retention for t in suite.trials if t.recipe == "one"] == [0.5]
 
 
 def test_the_last_override_that_matches_wins_key_by_key(read: Load) -> None:

@@ -44,6 +44,8 @@ def save(model: "LanguageModel", folder: Path) -> None:
         message = f"a {type(network).__name__} is no network of transformers, and cannot be saved."
         raise RecipeError(message)
     refuse_rounded_inputs(model)
+    quanto = is_quanto(model)
+    settings = bitsandbytes(model) if model.adopted and not quanto else None
     with settings_put_back(network), quiet():
         tensors = untied(network)
         check_shapes(network, model.adopted)
@@ -51,10 +53,10 @@ def save(model: "LanguageModel", folder: Path) -> None:
         if packed:
             network.config.quantization_config = configuration(model, packed)
             tensors = replaced(network.state_dict() if tensors is None else tensors, packed)
-        elif is_quanto(model):
+        elif quanto:
             write_map(network, folder)
-        elif model.adopted:
-            network.config.quantization_config = bitsandbytes(model)
+        elif settings:
+            network.config.quantization_config = settings
         try:
             network.save_pretrained(folder, state_dict=tensors)
             model.tokenizer.save_pretrained(folder)
@@ -109,11 +111,9 @@ def bitsandbytes(model: "LanguageModel") -> Any:
     settings = {repr(one): one for one in map(bitsandbytes_settings, weights)}
     found = next(iter(settings.values()))
     if found is None or len(settings) > 1:
-        kinds = {
-            f"{type(one.layer).__name__} of {type(one.layer.weight).__name__}" for one in weights
-        }
+        kinds = sorted({kind_of(one.layer) for one in weights})
         message = (
-            f"layers of the kind {', '.join(sorted(kinds))} cannot be exported"
+            f"layers of the kind {', '.join(kinds)} cannot be exported"
             f"{' together' if len(settings) > 1 else ''}: of other libraries' layers only those "
             "of bitsandbytes (one kind for all) and optimum-quanto are. Save such a model with its "
             "own library, and judge the file: use: checkpoint."
@@ -146,6 +146,14 @@ def bitsandbytes_settings(weight: Any) -> dict[str, Any] | None:
         "bnb_4bit_quant_storage": layer.weight.dtype,
         "bnb_4bit_compute_dtype": state.dtype,
     }
+
+
+def kind_of(layer: Any) -> str:
+    """What a layer is, with its weight; or with its module, if it shows none as a tensor."""
+    kind = type(layer)
+    if isinstance(layer.weight, Tensor):
+        return f"{kind.__name__} of {type(layer.weight).__name__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def untied(network: PreTrainedModel) -> dict[str, Tensor] | None:

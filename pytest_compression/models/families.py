@@ -31,9 +31,10 @@ AUTO_CLASSES: dict[Family, Any] = {
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 QKV = re.compile(
-    r"^(c_attn|q_attn|w?qkv(_proj)?|query_key_value|in_proj|[qkv](_proj|_lin)?|query|key|value)$",
-    re.IGNORECASE,
+    r"(^|_)w?(q|k|v|kv|qkvz?|query|key|value)(_|$)|^(c_attn|in_proj|pos_proj)$", re.IGNORECASE
 )
+"""A word between underscores: what makes queries, keys and values goes by many names, such as
+``pos_key_proj`` of DeBERTa and ``kv_a_proj_with_mqa`` of DeepSeek."""
 FEED_FORWARD = re.compile(
     r"mlp|ffn|feed_?forward|densereludense|intermediate|^output$|^fc_?[12]$|^lin[12]$|^wi|^wo$",
     re.IGNORECASE,

@@ -96,7 +96,8 @@ def check_again(step: str, claim: Claim, model: "LanguageModel", then: Mapping[s
     """Measure after the whole recipe whether a step's work is still there.
 
     Later steps may add zeros and lower the bits, but undo neither. Layers that a later step
-    removed or cut to another shape cannot be held against the earlier one; all others can.
+    removed or cut to another shape cannot be held against the earlier one, but for a pattern;
+    all others can.
 
     Args:
         step: its name, for the message.
@@ -118,6 +119,8 @@ def check_again(step: str, claim: Claim, model: "LanguageModel", then: Mapping[s
         if weight is not None and weight.values.shape == then[name].shape:
             touched.append(weight)
             zeros += then[name].zeros
+        elif weight is not None and claim.pattern is not None:
+            check_pattern(step, claim.pattern, weight, AFTER_ALL)
     if claim.zeros is not None or claim.sparsity is not None:
         check_zeros(step, Claim(targets=(), zeros=zeros), touched, None)
     check_formats(step, claim, touched, AFTER_ALL)
@@ -189,6 +192,8 @@ def check_pattern(step: str, pattern: tuple[int, int], weight: "LinearWeight", w
             f"{step} was asked for the pattern {keep}:{run}, but '{weight.name}' has {most} "
             f"weights that are not zero in a run of {run}{when}."
         )
+        if when:
+            message += " A later step undid it: put the step with the pattern behind it."
         raise RecipeError(message)
 
 
@@ -231,47 +236,49 @@ def is_touched(weight: "LinearWeight", *, packed: bool) -> bool:
 def measure(model: "LanguageModel") -> Footprint:
     """Bytes, zeros, bits and error of the model as it is now, against its dense weights."""
     layers = model.layers()
-    stored = {weight.name: weight.stored for weight in layers}
-    packed = {name: found.nbytes for name, found in stored.items() if found is not None}
-    touched = [one for one in layers if is_touched(one, packed=one.name in packed)]
-    total = count = zeros = 0
+    packed = {one.name: stored.nbytes for one in layers if (stored := one.stored) is not None}
     owners = model.owners()
-    for name, tensor in model.tensors():
-        if owners[name] == name:  # a tied one is stored once
-            layer = name.removesuffix(".weight")
-            total += packed.get(layer, tensor.nbytes) if name != layer else tensor.nbytes
-            count += tensor.numel()
-            zeros += tensor.numel() - int(tensor.count_nonzero())
-    for weight in foreign(model):
-        total += packed[weight.name]
-        count += weight.values.numel()
-        zeros += zeros_of(weight)
-    if model.artifact_bytes is not None:
-        total = model.artifact_bytes
-    weights = sum(weight.values.numel() for weight in touched)
+    matrices: dict[str, LinearWeight] = {}
+    """By the name under which each is stored, for a tied one is stored once."""
+    for weight in layers:
+        owner = owners.get(f"{weight.name}.weight", weight.name)
+        if owner not in matrices or weight.name in packed:
+            matrices[owner] = weight
+    touched = {
+        owner: weight
+        for owner, weight in matrices.items()
+        if is_touched(weight, packed=weight.name in packed)
+    }
+    own = {name: tensor for name, tensor in model.tensors() if owners[name] == name}
+    sizes = {name: tensor.nbytes for name, tensor in own.items()}
+    filed = {} if model.filed is None else model.filed.now(model)
+    sizes |= {name: size for name, size in (filed or {}).items() if name in own}
+    sizes |= {owner: packed[one.name] for owner, one in matrices.items() if one.name in packed}
+    total, count = sum(sizes.values()), parameters(model)
+    weights = sum(weight.values.numel() for weight in touched.values())
+    bits = 8 * sum(sizes[owner] for owner in touched) / weights if weights else 0.0
+    if model.filed is not None and filed is None:
+        # A file says what all tensors take, but not always what each does.
+        total = model.filed.total
+        bits = 8 * total / count
+    zeros = sum(tensor.numel() - int(tensor.count_nonzero()) for tensor in own.values())
+    comparable = [weight for weight in touched.values() if has_dense(weight)]
     return Footprint(
         bytes=total,
         dense_bytes=sum(t.nbytes for name, t in model.dense.items() if model.ties[name] == name),
         parameters=count,
-        zeros=zeros,
+        zeros=zeros + sum(map(zeros_of, foreign(model))),
         modules_touched=len(touched),
-        modules=sum(not isinstance(weight.layer, nn.Embedding) for weight in layers),
-        sparsity=sum(map(zeros_of, touched)) / weights if weights else 0.0,
-        bits=bits_of(model, touched, packed),
-        weight_error=relative_error(touched),
-        activation_bits=activation_bits(touched),
+        modules=sum(
+            owner in touched or not isinstance(weight.layer, nn.Embedding)
+            for owner, weight in matrices.items()
+        ),
+        sparsity=sum(map(zeros_of, touched.values())) / weights if weights else 0.0,
+        bits=bits,
+        weight_error=relative_error(comparable),
+        activation_bits=activation_bits(touched.values()),
+        reshaped=len(touched) - len(comparable),
     )
-
-
-def bits_of(
-    model: "LanguageModel", touched: Sequence["LinearWeight"], packed: Mapping[str, int]
-) -> float:
-    """Stored bits a weight in the touched layers; of a packed file, a parameter."""
-    if model.artifact_bytes is not None:
-        return 8 * model.artifact_bytes / parameters(model)
-    count = sum(weight.values.numel() for weight in touched)
-    sizes = sum(packed.get(weight.name, weight.values.nbytes) for weight in touched)
-    return 8 * sizes / count if count else 0.0
 
 
 def activation_bits(touched: Iterable["LinearWeight"]) -> int | None:
@@ -280,12 +287,17 @@ def activation_bits(touched: Iterable["LinearWeight"]) -> int | None:
     return max((bits for bits in found if bits is not None), default=None)
 
 
+def has_dense(weight: "LinearWeight") -> bool:
+    """Whether the dense model has this weight, in this shape."""
+    return weight.dense is not None and weight.dense.shape == weight.values.shape
+
+
 def relative_error(weights: Sequence["LinearWeight"]) -> float:
     """``||dense - compressed|| / ||dense||`` in the Frobenius norm, over all weights at once."""
     distance = norm = 0.0
     for weight in weights:
-        if weight.dense is None or weight.dense.shape != weight.values.shape:
-            continue  # a step put another layer there
+        if weight.dense is None:
+            continue
         dense = weight.dense.double()
         distance += float((weight.values.double() - dense).square().sum())
         norm += float(dense.square().sum())

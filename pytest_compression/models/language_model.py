@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ from pytest_compression.types import (
     Stored,
     Targets,
 )
+
+if TYPE_CHECKING:
+    from pytest_compression.models.filed import Filed
 
 
 def refuse_experts(module: nn.Module) -> None:
@@ -93,10 +96,12 @@ class LanguageModel:
         """Names that the dense model has for what such layers took the place of."""
         self.adopted: dict[str, Tensor | None] = {}
         """Layers of other libraries that took the place of linear ones, with their biases."""
-        self.artifact_bytes: int | None = None
-        """Of all tensors as a file stores them, if the network was read from one that is packed."""
+        self.filed: Filed | None = None
+        """What a file takes, if the network was read from one that is packed."""
         self.alone = False
         """Whether what is run beside a row would change its logits."""
+        self.taught: list[str] = []
+        """What it learned that no material says, such as a teacher's answers."""
         self.steps_environment: dict[str, str] = {}
         """What figures depend on because of the steps, such as the version of a library."""
 
@@ -182,17 +187,12 @@ class LanguageModel:
         self.adopted[name] = None if bias is None else bias.data  # type: ignore[assignment]
         self.stored[name] = stored
 
-    def switch(self, module: nn.Module, *, stored_bytes: int | None = None) -> None:
-        """Put another network in place of the whole.
-
-        Args:
-            module: it takes the same tokens.
-            stored_bytes: of its tensors in a file, where it is not stored as it lies in memory.
-        """
+    def switch(self, module: nn.Module) -> None:
+        """Put another network, which takes the same tokens, in place of the whole."""
         self.module = module.eval().requires_grad_(requires_grad=False)
         self.stored.clear()
         self.adopted.clear()
-        self.artifact_bytes = stored_bytes
+        self.filed = None
 
     def restore(self) -> bool:
         """Put the dense model back in place: modules, settings and weights.

@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from pytest_compression.errors import RecipeError
 from pytest_compression.kernels.structured import members
 from pytest_compression.models.anatomy import Attention, Stack, blocks_of, stacks_of
+from pytest_compression.models.layers import RoundedInputs
 
 Unit = Literal["head", "query"]
 
@@ -91,7 +92,7 @@ def neurons_of(module: nn.Module) -> list[list[Units]]:
     """The neurons of each feed-forward part.
 
     Raises:
-        RecipeError: the architecture is not known.
+        RecipeError: the architecture is not known, or a layer cannot be cut.
     """
     found = []
     for stack in stacks_of(module):
@@ -113,7 +114,8 @@ def heads_of(module: nn.Module, unit: Unit) -> list[list[Units]]:
             ``query`` leaves keys and values where they are.
 
     Raises:
-        RecipeError: the architecture is not known, or its heads are no such units.
+        RecipeError: the architecture is not known, its heads are no such units, or a layer cannot
+            be cut.
     """
     found = []
     for stack in stacks_of(module):
@@ -132,7 +134,7 @@ def of_attention(
     stack: Stack, attention: Attention, name: str, block: nn.Module, unit: Unit
 ) -> Units:
     """The heads of one attention."""
-    heads, shared, _ = head_counts(attention, block)
+    heads, shared, _ = head_counts(attention, block, name)
     if unit == "query" and heads == shared:
         message = (
             f"the query heads of '{name}' have a key and value head each, so none can go alone: "
@@ -156,13 +158,17 @@ def of_attention(
     return units(edges, shared, stack)
 
 
-def head_counts(attention: Attention, block: nn.Module) -> tuple[int, int, int]:
-    """How many query heads there are, how many key and value heads, and a head's features."""
+def head_counts(attention: Attention, block: nn.Module, name: str = "") -> tuple[int, int, int]:
+    """How many query heads there are, how many key and value heads, and a head's features.
+
+    Raises:
+        RecipeError: a layer, called by the block's ``name``, cannot be cut.
+    """
     size: int = getattr(block.get_submodule(attention.module), attention.size)
-    heads = edge(block, "", attention.output, rows=False).matrix.shape[1] // size
+    heads = edge(block, name, attention.output, rows=False).matrix.shape[1] // size
     if len(attention.inputs) == 1:
         return heads, heads, size
-    return heads, edge(block, "", attention.inputs[1]).matrix.shape[0] // size, size
+    return heads, edge(block, name, attention.inputs[1]).matrix.shape[0] // size, size
 
 
 def units(edges: list[Edge], count: int, stack: Stack, groups: int = 1) -> Units:
@@ -173,9 +179,29 @@ def units(edges: list[Edge], count: int, stack: Stack, groups: int = 1) -> Units
 
 
 def edge(block: nn.Module, name: str, path: str, *, rows: bool = True, parts: int = 1) -> Edge:
-    """An edge, by the name of its layer inside a block."""
-    layer = block.get_submodule(path)
-    return Edge(name=f"{name}.{path}", layer=layer, rows=rows, parts=parts)
+    """An edge, by the name of its layer inside a block.
+
+    Raises:
+        RecipeError: an earlier step made the layer one that cannot be cut.
+    """
+    layer, called = block.get_submodule(path), f"{name}.{path}"
+    if isinstance(layer, RoundedInputs):
+        message = (
+            f"the inputs of '{called}' are rounded by now, and nothing can be cut out of a layer "
+            "that rounds: put this step before those that round and quantize."
+        )
+        raise RecipeError(message)
+    if type(layer) not in SIZES:  # another library's: it may not even have a matrix
+        raise RecipeError(of_codes(called))
+    return Edge(name=called, layer=layer, rows=rows, parts=parts)
+
+
+def of_codes(name: str) -> str:
+    """Why a quantized layer cannot be cut, and what to do."""
+    return (
+        f"'{name}' is quantized by now, and nothing can be cut out of its codes: put this step "
+        "before the quantization."
+    )
 
 
 def has(block: nn.Module, path: str) -> bool:

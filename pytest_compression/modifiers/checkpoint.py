@@ -49,6 +49,7 @@ class Checkpoint:
             RecipeError: it is not the first step, or is the dense model itself.
         """
         from pytest_compression.models.checkpoints import read, try_out
+        from pytest_compression.models.filed import Filed
         from pytest_compression.modifiers.packed_layers import take_over
 
         refuse_changed(model)
@@ -56,10 +57,11 @@ class Checkpoint:
         dtype, device = facts["dtype"], facts["device"]
         artifact = read(self.source(dtype, device), model, as_stored=self.dtype is None)
         stored = artifact.nbytes(self.ignore_unexpected)
-        model.switch(
-            artifact.module, stored_bytes=None if artifact.lies_as_stored(stored) else stored
-        )
+        lies = artifact.lies_as_stored(stored)
+        model.switch(artifact.module)
         take_over(model, artifact.sizes)
+        if not lies:
+            model.filed = Filed(model, stored, artifact.sizes)
         try_out(model, self.path)
         refuse_broken(model, self.path)
         if artifact.method == "safetensors" and not is_changed(model):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pytest_compression.models.filed import of_layer
 from pytest_compression.modifiers.backends.foreign import Stored
 
 if TYPE_CHECKING:
@@ -55,15 +56,6 @@ def is_plain(layer: nn.Module) -> bool:
     """Whether a layer's weight is an ordinary matrix of floats."""
     weight: Any = getattr(layer, "weight", None)
     return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
-
-
-def of_layer(sizes: "Mapping[str, int]", layer: str) -> int:
-    """Bytes of all that a file stores of a layer but its bias."""
-    return sum(
-        size
-        for name, size in sizes.items()
-        if name.startswith(f"{layer}.") and name != f"{layer}.bias"
-    )
 
 
 def is_four_bit(layer: nn.Module) -> bool:

@@ -253,20 +253,16 @@ def ranked(
 
 
 def check_free(model: "LanguageModel", units: "Units") -> None:
-    """Refuse matrices that are stored as codes, or that another library holds.
+    """Refuse matrices that are stored as codes.
 
     Raises:
         RecipeError: they cannot be cut.
     """
-    from pytest_compression.models.units import SIZES
+    from pytest_compression.models.units import of_codes
 
     for edge in units.edges:
-        if edge.name in model.stored or type(edge.layer) not in SIZES:
-            message = (
-                f"'{edge.name}' is quantized by now, and nothing can be cut out of its codes: put "
-                "this step before the quantization."
-            )
-            raise RecipeError(message)
+        if edge.name in model.stored:
+            raise RecipeError(of_codes(edge.name))
 
 
 def inside(model: "LanguageModel", block: str) -> list["LinearWeight"]:

@@ -135,10 +135,13 @@ def advice(examined: Examination) -> str:
 def footprint_line(footprint: Footprint) -> str:
     """The measured footprint of the recipe."""
     inputs = f"{footprint.activation_bits} bits an input, " if footprint.activation_bits else ""
+    error = f"{footprint.reshaped} of another shape"
+    if not footprint.reshaped:
+        error = f"weight error {footprint.weight_error:.3f}"
     return (
         f"recipe: {footprint.modules_touched} of {footprint.modules} linear layers, "
-        f"{footprint.bits:.2f} bits a weight, {inputs}{footprint.sparsity:.1%} zeros, weight error "
-        f"{footprint.weight_error:.3f}; {size(footprint.bytes)} of {size(footprint.dense_bytes)} "
+        f"{footprint.bits:.2f} bits a weight, {inputs}{footprint.sparsity:.1%} zeros, "
+        f"{error}; {size(footprint.bytes)} of {size(footprint.dense_bytes)} "
         f"({footprint.bytes / footprint.dense_bytes:.2f}x)"
     )
 

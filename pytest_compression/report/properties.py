@@ -42,7 +42,7 @@ def of_footprint(footprint: Footprint) -> Properties:
         ("bits", footprint.bits),
         ("modules_touched", footprint.modules_touched),
         ("modules", footprint.modules),
-        ("weight_error", footprint.weight_error),
+        *([] if footprint.reshaped else [("weight_error", footprint.weight_error)]),
         *([("activation_bits", footprint.activation_bits)] if footprint.activation_bits else []),
     ]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pytest_compression.errors import RecipeError
 from pytest_compression.kernels.quantization import Quantized, quantize
+from pytest_compression.models.filed import Filed
 from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.modifiers.material import Material
 from pytest_compression.types import Claim
@@ -273,7 +274,8 @@ def test_another_network_takes_the_place_of_the_whole() -> None:
     smaller = tiny.network("llama", num_hidden_layers=1)
 
     def switch(m: LanguageModel) -> Claim:
-        m.switch(smaller, stored_bytes=1000)
+        m.switch(smaller)
+        m.filed = Filed(m, 1000, {})
         return Claim(targets=[weight.name for weight in m.weights("all")])
 
     footprint = compress(model, switch)

@@ -18,6 +18,7 @@ from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.models.sources import Pretrained
 from pytest_compression.modifiers.backends.bitsandbytes import BitsAndBytes
 from pytest_compression.modifiers.backends.quanto import Quanto
+from pytest_compression.modifiers.backends.torch_dynamic import TorchDynamic
 from pytest_compression.modifiers.checkpoint import Checkpoint
 from pytest_compression.modifiers.pruning import Magnitude
 from pytest_compression.modifiers.quantization import RoundToNearest
@@ -189,6 +190,16 @@ def test_layers_of_another_library_are_refused_by_kind(tmp_path: Path) -> None:
     model.compress(steps)
     with pytest.raises(RecipeError, match=r"Blockwise .*, TokenWise .* together"):
         model.save(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["qint8", "float16"])
+def test_layers_that_show_no_weight_are_refused_by_their_class(tmp_path: Path, dtype: Any) -> None:
+    model = tiny.model("llama", **WIDE)
+    model.compress([TorchDynamic(dtype=dtype)])
+    said = r"^layers of the kind torch\.ao\.nn\.quantized\.dynamic\.\S*Linear cannot be exported: "
+    with pytest.raises(RecipeError, match=said):
+        model.save(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_layers_that_transformers_keeps_whole_are_refused(tmp_path: Path) -> None:

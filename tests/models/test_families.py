@@ -1,4 +1,5 @@
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -165,10 +166,118 @@ def test_gpt2_s_turned_layers_are_linear_layers() -> None:
     assert kinds == {"Conv1D"}
 
 
+BODY: dict[str, Any] = {"vocab_size": 64, "num_hidden_layers": 1, **tiny.HIDDEN}
+LATENT: dict[str, Any] = {
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 4,
+    "n_routed_experts": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 1,
+}
+TWO_WAYS: dict[str, Any] = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": False,
+}
+OTHER_NAMES: dict[str, tuple[Callable[[], Any], set[str], set[str]]] = {
+    "deberta": (
+        lambda: tf.DebertaForMaskedLM(tf.DebertaConfig(**BODY, **TWO_WAYS)),
+        {"in_proj", "pos_proj", "pos_q_proj"},
+        {"output.dense"},
+    ),
+    "deberta-v2": (
+        lambda: tf.DebertaV2ForMaskedLM(tf.DebertaV2Config(**BODY, **TWO_WAYS)),
+        {"query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj"},
+        {"output.dense"},
+    ),
+    "deepseek_v3": (
+        lambda: tf.DeepseekV3ForCausalLM(tf.DeepseekV3Config(**BODY, **LATENT)),
+        {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"},
+        {"self_attn.o_proj"},
+    ),
+    "deepseek_v2": (
+        lambda: tf.DeepseekV2ForCausalLM(tf.DeepseekV2Config(**BODY, **LATENT)),
+        {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"},
+        {"self_attn.o_proj"},
+    ),
+    "ctrl": (
+        lambda: tf.CTRLLMHeadModel(
+            tf.CTRLConfig(vocab_size=64, n_embd=16, dff=32, n_layer=1, n_head=2)
+        ),
+        {"Wq", "Wk", "Wv"},
+        {"multi_head_attention.dense"},
+    ),
+    "longformer": (
+        lambda: tf.LongformerForMaskedLM(tf.LongformerConfig(attention_window=4, **BODY)),
+        {"query", "key", "value", "query_global", "key_global", "value_global"},
+        {"output.dense"},
+    ),
+    "led": (
+        lambda: tf.LEDForConditionalGeneration(
+            tf.LEDConfig(vocab_size=64, attention_window=4, **tiny.TWO_STACKS)
+        ),
+        {"query", "key", "value", "query_global", "key_global", "value_global"}
+        | {"q_proj", "k_proj", "v_proj"},
+        {"self_attn.output", "self_attn.out_proj", "encoder_attn.out_proj"},
+    ),
+    "prophetnet": (
+        lambda: tf.ProphetNetForConditionalGeneration(
+            tf.ProphetNetConfig(
+                vocab_size=64,
+                hidden_size=16,
+                num_encoder_layers=1,
+                num_decoder_layers=1,
+                num_encoder_attention_heads=2,
+                num_decoder_attention_heads=2,
+                encoder_ffn_dim=32,
+                decoder_ffn_dim=32,
+            )
+        ),
+        {"query_proj", "key_proj", "value_proj"},
+        {"attn.out_proj", "attn.relative_pos_embeddings"},
+    ),
+    "funnel": (
+        lambda: tf.FunnelForMaskedLM(
+            tf.FunnelConfig(vocab_size=64, block_sizes=[1], d_model=16, n_head=2, d_inner=32)
+        ),
+        {"q_head", "k_head", "v_head"},
+        {"attention.post_proj"},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "outputs"),
+    [pytest.param(*each, id=kind) for kind, each in OTHER_NAMES.items()],
+)
+def test_what_makes_queries_keys_and_values_goes_by_many_names(
+    make: Callable[[], Any], inputs: set[str], outputs: set[str]
+) -> None:
+    network = make()
+    assert {name.split(".")[-1] for name in targeted(network, ["qkv"])} == inputs
+    projections = targeted(network, ["projection"])
+    assert projections
+    for name in projections:
+        assert name.endswith(tuple(outputs)), name
+    assert all(any(name.endswith(end) for name in projections) for end in outputs)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("transformer.h.3.attn.c_attn", "qkv"),
+        ("transformer.h.3.attn.attention.k_proj", "qkv"),
+        ("model.layers.0.self_attn.g_proj", "projection"),
+        ("model.layers.0.self_attn.o_b_proj", "projection"),
+        ("encoder.layers.0.self_attn.project_q", "qkv"),
+        ("encoder.layers.0.attention.self.w2e_query", "qkv"),
+        ("model.layers.0.attn.Wqkv", "qkv"),
+        ("model.layers.0.attn.Wo", "projection"),
+        ("rwkv.blocks.0.feed_forward.value", "feed-forward"),
         ("transformer.h.3.crossattention.q_attn", "qkv"),
         ("transformer.h.3.mlp.c_proj", "feed-forward"),
         ("transformer.h.3.self_attention.query_key_value", "qkv"),

@@ -6,9 +6,11 @@ import tiny
 import torch
 from torch import Tensor, nn
 
+from pytest_compression.errors import RecipeError
 from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.modifiers.pruning import Magnitude
 from pytest_compression.modifiers.quantization import RoundToNearest
+from pytest_compression.modifiers.structured import Neurons
 
 
 class Small(nn.Module):
@@ -171,3 +173,45 @@ def test_half_precision_weights_are_packed_as_well(dtype: torch.dtype) -> None:
     footprint = model.compress([RoundToNearest(bits=4), Magnitude(sparsity=0.5)])
     assert footprint.bytes == 2 * (15 + 3) + 2 * 8 + 12 + 4 * 7
     assert {weight.values.dtype for weight in model.weights("all")} == {dtype}
+
+
+@pytest.mark.parametrize("architecture", ["bart", "llama", "marian"])
+def test_a_matrix_that_is_stored_once_counts_once(architecture: str) -> None:
+    model = tiny.model(architecture)
+    footprint = model.compress([RoundToNearest(bits=8, targets=("all", "embeddings", "head"))])
+    kept = sum(
+        tensor.nbytes
+        for name, tensor in model.tensors()
+        if model.owners()[name] == name and name.removesuffix(".weight") not in packed(model)
+    )
+    # Each matrix: a byte a weight, and a float32 scale an output channel.
+    matrices = {
+        (one.values.data_ptr(), one.values.shape): one.values for one in model.layers()
+    }.values()
+    coded = sum(values.numel() + 4 * values.shape[0] for values in matrices)
+    assert footprint.bytes == kept + coded
+    assert footprint.bits == pytest.approx(8 * coded / sum(v.numel() for v in matrices))
+    assert footprint.modules_touched == footprint.modules == len(matrices)
+
+
+def packed(model: LanguageModel) -> set[str]:
+    """Layers on a grid, and those tied to them."""
+    owners = model.owners()
+    return {owners[f"{name}.weight"].removesuffix(".weight") for name in model.stored}
+
+
+def test_layers_that_were_cut_are_not_compared_with_the_dense_ones() -> None:
+    model = tiny.model("llama")
+    cut = model.compress([Neurons(sparsity=0.5), RoundToNearest(bits=2, targets="feed-forward")])
+    assert cut.reshaped == cut.modules_touched == 6
+    assert model.restore()
+    assert model.compress([RoundToNearest(bits=2)]).reshaped == 0
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.25])
+def test_a_pattern_that_is_cut_apart_is_no_pattern_any_more(sparsity: float) -> None:
+    model = tiny.model("llama")
+    with pytest.raises(RecipeError, match=r"2:4.*after the whole recipe. A later step undid it"):
+        model.compress([Magnitude(pattern="2:4"), Neurons(sparsity=sparsity)])
+    assert model.restore()
+    model.compress([Neurons(sparsity=0.25), Magnitude(pattern="2:4")])

@@ -20,6 +20,8 @@ from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.models.sources import Pretrained
 from pytest_compression.modifiers.checkpoint import Checkpoint
 from pytest_compression.modifiers.pruning import Magnitude
+from pytest_compression.modifiers.quantization import RoundToNearest
+from pytest_compression.modifiers.structured import Layers
 from pytest_compression.types import Footprint, Modifier
 
 WIDE: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
@@ -101,6 +103,30 @@ def test_half_precision_is_counted_as_it_is_stored(dense: LanguageModel, tmp_pat
     assert 2 * found.bytes == found.dense_bytes
     assert dense.environment()["dtype"] == "float32"
     assert found.bits == 16
+
+
+def test_what_later_steps_change_is_counted_as_they_leave_it(
+    dense: LanguageModel, tmp_path: Path
+) -> None:
+    halved = tiny.model("llama", **WIDE)
+    halved.module.bfloat16()
+    step = Checkpoint(path=str(written(halved, tmp_path)))
+    file = stored_bytes(tmp_path)
+
+    def after(later: Modifier) -> Footprint:
+        assert dense.restore()
+        return dense.compress([step, later])
+
+    fewer = after(Layers(count=1))
+    assert fewer.bytes == 2 * fewer.parameters < file
+    sparse = after(Magnitude(sparsity=0.5))
+    assert sparse.bytes == file + 2 * sum(one.values.numel() for one in dense.weights("all"))
+    matrices = [weight.values for weight in dense.weights("all")]
+    packed = sum(one.numel() // 2 + 4 * len(one) for one in matrices)
+    coded = after(RoundToNearest(bits=4))
+    assert coded.bytes == file - 2 * sum(one.numel() for one in matrices) + packed
+    assert 4 < coded.bits < 16  # head and embeddings are still the file's
+    assert dense.restore()
 
 
 def test_later_steps_work_on_the_checkpoint_and_its_bytes_stay(tmp_path: Path) -> None:

@@ -125,6 +125,16 @@ def test_bitsandbytes_4_bit_is_right_where_its_own_kernel_is_not(tmp_path: Path)
         assert torch.allclose(given.t(), weight.values, atol=1e-6)
 
 
+def test_a_scale_that_attention_hides_from_the_logits_is_refused(tmp_path: Path) -> None:
+    # A row of NaN scores is a row of zeros, and the logits stay finite.
+    source, folder = saved(tmp_path / "source", **WIDE), tmp_path / "packed"
+    packed_by_bitsandbytes(source, masked=False, **EIGHT).save_pretrained(folder)
+    name = "model.layers.1.self_attn.k_proj"
+    tensors_changed(folder, lambda tensors: tensors[f"{name}.SCB"].fill_(float("nan")))
+    with pytest.raises(ModelError, match=f"NaN or infinite weights in '{name}'"):
+        read(loaded(source), folder)
+
+
 def test_compressed_tensors(dense: LanguageModel, tmp_path: Path) -> None:
     packages = import_module("compressed_tensors.quantization")
     compressors = import_module("compressed_tensors.compressors")
@@ -244,6 +254,14 @@ def test_the_weight_of_an_unknown_kernel_is_found_by_asking_it(*, bias: bool) ->
     kernel = Kernel(linear)
     assert torch.allclose(unpacked(kernel), kernel.codes * kernel.scale, atol=1e-6)
     assert unpacked(kernel).shape == (7, 24)
+
+
+def test_a_large_bias_leaves_the_weight_of_an_unknown_kernel_alone() -> None:
+    linear = nn.Linear(24, 7).requires_grad_(requires_grad=False)
+    linear.bias.fill_(500.0)  # in bfloat16 the sum with a weight is 500 again
+    kernel = Kernel(linear.bfloat16())
+    assert torch.equal(unpacked(kernel), kernel.codes * kernel.scale)
+    assert kernel.bias is linear.bias
 
 
 def test_an_unknown_kernel_is_taken_over_with_the_bytes_of_its_file() -> None:

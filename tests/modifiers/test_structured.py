@@ -19,6 +19,8 @@ from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.models.snapshot import settings_of
 from pytest_compression.models.sources import Embedded, Pretrained
 from pytest_compression.models.units import heads_of, neurons_of
+from pytest_compression.modifiers.activations import Activations
+from pytest_compression.modifiers.backends.torch_dynamic import TorchDynamic
 from pytest_compression.modifiers.material import Material
 from pytest_compression.modifiers.pruning import Magnitude
 from pytest_compression.modifiers.quantization import RoundToNearest
@@ -260,10 +262,35 @@ def test_what_was_quantized_stays_so_when_other_layers_go() -> None:
 
 
 @pytest.mark.parametrize("step", [Heads(sparsity=0.5), Neurons(sparsity=0.5)])
-def test_codes_cannot_be_cut(step: Modifier) -> None:
-    model = bodies.model("llama")
-    with pytest.raises(RecipeError, match=r"is quantized by now.*put this step before the quant"):
-        model.compress([RoundToNearest(bits=4), step])
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("earlier", [RoundToNearest(bits=4), TorchDynamic()])
+def test_codes_cannot_be_cut(earlier: Modifier, kind: str, step: Modifier) -> None:
+    model = bodies.model(kind)
+    model.module.float()
+    said = r"^'[a-z]\S+' is quantized by now.*put this step before the quant"
+    with pytest.raises(RecipeError, match=said):
+        model.compress([earlier, step])
+
+
+@pytest.mark.parametrize("step", [Heads(sparsity=0.5), Neurons(sparsity=0.5)])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_layer_that_rounds_its_inputs_is_not_said_to_be_quantized(
+    kind: str, step: Modifier
+) -> None:
+    model = bodies.model(kind)
+    said = r"^the inputs of '[a-z]\S+' are rounded by now.*put this step before"
+    with pytest.raises(RecipeError, match=said):
+        model.compress([Activations(), step])
+    assert model.restore()
+    model.compress([step, Activations()])
+
+
+def test_what_other_libraries_hold_elsewhere_is_no_hindrance() -> None:
+    model = bodies.model("bert")
+    model.module.float()
+    model.compress([TorchDynamic(targets="feed-forward"), Heads(sparsity=0.5)])
+    for bundle in heads_of(model.module, "head"):
+        assert [units.count for units in bundle] == [bodies.HEADS // 2]
 
 
 def test_what_is_left_can_be_pruned_and_quantized() -> None:

@@ -10,6 +10,7 @@ from pytest_compression.examination import Examination, examine
 from pytest_compression.gate.verdict import Stopped
 from pytest_compression.references import References, Subject
 from pytest_compression.report.failure import FACTS, footprint_line, lines, size, steps, text
+from pytest_compression.report.properties import of_footprint
 from pytest_compression.store.baselines import Baseline, chance, packed
 from pytest_compression.types import (
     Acceptance,
@@ -254,6 +255,13 @@ def test_the_footprint_reads_in_one_line() -> None:
         "2.5 MB of 10.0 MB (0.25x)"
     )
     assert steps([{"use": "rtn", "bits": 4, "targets": "all"}]) == "rtn bits=4 targets=all"
+
+
+def test_no_error_is_said_of_layers_that_were_cut() -> None:
+    cut = replace(FOOTPRINT, reshaped=4)
+    assert "30.0% zeros, 4 of another shape; 2.5 MB" in footprint_line(cut)
+    assert "weight_error" not in dict(of_footprint(cut))
+    assert dict(of_footprint(FOOTPRINT))["weight_error"] == FOOTPRINT.weight_error
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ class LlmCompressor:
                 step of the recipe did nothing.
         """
         require()
+        from pytest_compression.models.filed import Filed
         from pytest_compression.modifiers.backends.llm_compressor_effects import check_step
         from pytest_compression.modifiers.packed_layers import take_over
 
@@ -73,8 +74,10 @@ class LlmCompressor:
             check_step(step, model, artifact)
         stored = artifact.nbytes(())
         lies = artifact.lies_as_stored(stored)
-        model.switch(artifact.module, stored_bytes=None if lies else stored)
+        model.switch(artifact.module)
         take_over(model, artifact.sizes)
+        if not lies:
+            model.filed = Filed(model, stored, artifact.sizes)
         return Claim(targets=[weight.name for weight in model.linear()])
 
     def text(self) -> str:

@@ -103,7 +103,8 @@ def check_model(model: "LanguageModel") -> None:
     """Refuse what cannot be exported.
 
     Raises:
-        RecipeError: another library holds a layer, or it is not in single precision on a processor.
+        RecipeError: another library holds a layer, its inputs are rounded, or it is not in single
+            precision on a processor.
     """
     if model.adopted:
         message = (
@@ -112,6 +113,12 @@ def check_model(model: "LanguageModel") -> None:
         )
         raise RecipeError(message)
     for weight in model.layers():
+        if getattr(weight.layer, "activation_bits", None) is not None:
+            message = (
+                f"{BACKEND} rounds inputs by itself, and those of '{weight.name}' are rounded "
+                "already: leave out one of the two steps."
+            )
+            raise RecipeError(message)
         kind = str(weight.values.dtype).removeprefix("torch.")
         if kind != "float32" or weight.values.device.type != "cpu":
             message = (

@@ -33,6 +33,18 @@ def answered(model: "LanguageModel", batch: Batch, *, halves: bool) -> Batch:
     return continued(model, batch, halves=halves)
 
 
+def written(model: "LanguageModel", batch: Batch) -> list[str]:
+    """What rows say with what is learned put in its place; of seq2seq models, behind them."""
+    ids, labels = batch["input_ids"], batch["labels"]
+    if model.family == "seq2seq":
+        given = labels.masked_fill(labels == IGNORED, model.tokenizer.pad_token_id)
+        rows = torch.cat([ids, given], dim=1)
+    else:
+        rows = labels.where(labels != IGNORED, ids)
+    found: list[str] = model.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return found
+
+
 def logits_of(model: "LanguageModel", inputs: dict[str, Any]) -> Tensor:
     """One pass, ``[rows, tokens, vocabulary]``."""
     logits: Tensor = model.module(**inputs).logits

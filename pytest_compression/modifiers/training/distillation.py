@@ -121,12 +121,13 @@ class Distill(Course):
         return student, removed, places
 
     def answers(self, model: "LanguageModel", batches: "list[Batch]") -> "list[Batch]":
-        """The material with the teacher's answers."""
-        from pytest_compression.modifiers.training.answers import answered
+        """The material with the teacher's answers, which are noted for the check of leaks."""
+        from pytest_compression.modifiers.training.answers import answered, written
 
         given = []
         for batch in batches:
             given.append(answered(model, batch, halves=self.material.text is not None))
+            model.taught += written(model, given[-1])
             model.progress(len(given), len(batches))
         return given
 

@@ -16,6 +16,7 @@ from pytest_compression.benchmarks.worldfacts import WorldFacts
 from pytest_compression.errors import RecipeError
 from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.models.sources import Embedded
+from pytest_compression.modifiers.activations import Activations
 from pytest_compression.modifiers.backends import foreign
 from pytest_compression.modifiers.backends.onnx_codes import Codes, inline
 from pytest_compression.modifiers.backends.onnx_export import Graph, check, example, export
@@ -332,9 +333,14 @@ def refused_layer(model: LanguageModel) -> None:
     TorchDynamic(targets="attention").apply(model)
 
 
+def refused_inputs(model: LanguageModel) -> None:
+    Activations(targets="attention").apply(model)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
+        (refused_inputs, "those of 'model.layers.0.self_attn.q_proj' are rounded already"),
         (refused_dtype, "is bfloat16 on cpu: load it with 'dtype: float32'"),
         (refused_layer, "another library holds 'model.layers.0.self_attn.q_proj'"),
     ],

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from pytest_compression.benchmarks.worldfacts import WorldFacts
 from pytest_compression.errors import RecipeError
+from pytest_compression.leakage import refuse_taught
 from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.models.sources import Embedded, Pretrained
 from pytest_compression.modifiers.material import Material
@@ -149,6 +150,24 @@ def test_facts_are_handed_on_to_a_student_of_half_the_blocks() -> None:
     )
     assert footprint.bytes < 0.7 * footprint.dense_bytes
     assert right() > untaught + 20
+
+
+@pytest.mark.parametrize("family", ["causal", "masked", "seq2seq"])
+def test_what_the_teacher_answers_is_checked_for_leaks(family: Any) -> None:
+    model: Any = Embedded(family=family).load()
+    asked = {"facts": WorldFacts(relations=("capital",), limit=60).measure(model).questions}
+    for relation in ("capital", "continent"):
+        material = Material(facts=(relation,), samples=64)
+        step = Distill(material=material, layers=1, steps=1, source="answers")
+        model.compress([step])
+        assert len(model.taught) == 64
+        if relation == "capital":
+            with pytest.raises(RecipeError, match="By its teacher's answers the student would"):
+                refuse_taught(model, asked)
+        else:
+            refuse_taught(model, asked)
+        assert model.restore()
+        assert not model.taught
 
 
 def test_what_was_pruned_stays_pruned_in_the_student(material: Material) -> None:
