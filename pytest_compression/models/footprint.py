@@ -238,12 +238,9 @@ def measure(model: "LanguageModel") -> Footprint:
     layers = model.layers()
     packed = {one.name: stored.nbytes for one in layers if (stored := one.stored) is not None}
     owners = model.owners()
-    matrices: dict[str, LinearWeight] = {}
-    """By the name under which each is stored, for a tied one is stored once."""
-    for weight in layers:
-        owner = owners.get(f"{weight.name}.weight", weight.name)
-        if owner not in matrices or weight.name in packed:
-            matrices[owner] = weight
+    # A tied matrix is stored once; what says most of it is its packed form, or else the head.
+    ranked = sorted(layers, key=lambda one: (one.name in packed, not is_embedding(one)))
+    matrices = {owners.get(f"{one.name}.weight", one.name): one for one in ranked}
     touched = {
         owner: weight
         for owner, weight in matrices.items()
@@ -270,8 +267,7 @@ def measure(model: "LanguageModel") -> Footprint:
         zeros=zeros + sum(map(zeros_of, foreign(model))),
         modules_touched=len(touched),
         modules=sum(
-            owner in touched or not isinstance(weight.layer, nn.Embedding)
-            for owner, weight in matrices.items()
+            owner in touched or not is_embedding(weight) for owner, weight in matrices.items()
         ),
         sparsity=sum(map(zeros_of, touched.values())) / weights if weights else 0.0,
         bits=bits,
@@ -285,6 +281,11 @@ def activation_bits(touched: Iterable["LinearWeight"]) -> int | None:
     """Of the inputs that are rounded; the most, where they differ."""
     found = [getattr(weight.layer, "activation_bits", None) for weight in touched]
     return max((bits for bits in found if bits is not None), default=None)
+
+
+def is_embedding(weight: "LinearWeight") -> bool:
+    """Whether it is a table that is looked up, and no layer that multiplies."""
+    return isinstance(weight.layer, nn.Embedding)
 
 
 def has_dense(weight: "LinearWeight") -> bool:

@@ -194,6 +194,13 @@ def test_a_matrix_that_is_stored_once_counts_once(architecture: str) -> None:
     assert footprint.modules_touched == footprint.modules == len(matrices)
 
 
+@pytest.mark.parametrize("architecture", ["bart", "bert", "llama", "t5"])
+def test_a_tied_head_is_a_linear_layer(architecture: str) -> None:
+    model = tiny.model(architecture)
+    footprint = model.compress([RoundToNearest(bits=8)])
+    assert footprint.modules == footprint.modules_touched + 1 == len(model.linear())
+
+
 def packed(model: LanguageModel) -> set[str]:
     """Layers on a grid, and those tied to them."""
     owners = model.owners()
