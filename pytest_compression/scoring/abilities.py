@@ -4,14 +4,15 @@ Nothing is believed of a name or a class: a model can share what gives the logit
 without sharing, up to rounding. What one cannot share is run again, which costs time only.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from pytest_compression.scoring.attention import shared
+from pytest_compression.scoring.memory import halving, is_out_of_memory, release
 from pytest_compression.scoring.prefixes import ROOT, Piece
 from pytest_compression.scoring.rows import ONLY, Kept, Rows, cache, kept_of
 
@@ -22,8 +23,10 @@ ALIKE = 32
 """Logits are alike that differ by no more units of rounding."""
 BRANCHES = 8
 """How often the two sequences are in a row on trial."""
-CANNOT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError)
+CANNOT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, MemoryError)
 """What models raise at masks, positions or caches that they cannot take."""
+
+Result = TypeVar("Result")
 
 
 class Abilities:
@@ -37,6 +40,8 @@ class Abilities:
     """Attend to one copy of what is kept, whatever the number of rows."""
     kept: Kept
     """Keys and values of a prefix, if the model has trunks."""
+    certain = True
+    """Whether nothing was denied for want of memory, of which there may be more another time."""
 
     def __init__(self, module: Any, rows: Rows, *, alone: bool) -> None:
         self.module = module
@@ -49,18 +54,19 @@ class Abilities:
         *self.header, a, b, c, d = some.tolist()
         self.branches = [[a, b], [c, d]] * BRANCHES
         with torch.inference_mode():
-            self.alone = self.each_alone()
+            self.alone = torch.cat([rows for _, rows in halving(range(2), self.each_alone)])
             self.trunks = not rows.by_length and self.tried(self.behind_header)
-            known = rows.windows is not None and not sees_by_index(module)
-            self.trees = self.trunks and known and self.tried(self.as_tree)
+            known = self.trunks and rows.windows is not None and not sees_by_index(module)
             plain = rows.windows == {ONLY: None} and rows.device.type == "cpu"
-            self.shares = self.trees and plain and self.tried(self.as_sharing_tree)
+            self.shares = known and plain and self.tried(self.as_sharing_tree)
+            self.trees = self.shares or (known and self.tried(self.as_tree))
 
     def tried(self, run: Callable[[], Tensor | None]) -> bool:
         """Whether two sequences, or several times the two, get the logits that each gets alone."""
         try:
-            found = run()
-        except CANNOT:
+            found = with_room(run)
+        except CANNOT as error:
+            self.certain &= not is_out_of_memory(error)
             return False
         if found is None:
             return False
@@ -68,9 +74,9 @@ class Abilities:
         rounding = ALIKE * torch.finfo(self.rows.dtype).eps * wanted.abs().max()
         return bool((found.float() - wanted).abs().max() <= rounding)
 
-    def each_alone(self) -> Tensor:
-        """The logits behind the last tokens of both sequences, each a row of its own."""
-        rows = [self.header + one for one in self.branches[:2]]
+    def each_alone(self, which: Sequence[int]) -> Tensor:
+        """The logits behind the last tokens of the two sequences, each a row of its own."""
+        rows = [self.header + self.branches[one] for one in which]
         logits: Tensor = self.module(input_ids=torch.tensor(rows, device=self.rows.device)).logits
         return logits[:, -2:].flatten(0, 1).float()
 
@@ -108,18 +114,29 @@ class Abilities:
         return logits.flatten(0, 1)
 
 
+def with_room(run: Callable[[], Result]) -> Result:
+    """A pass, once more if memory ran out: others may have held it."""
+    try:
+        return run()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release()
+    return run()
+
+
 def sees_by_index(module: Any) -> bool:
     """Whether a model has masks of its own, which go by places in a row (GPT-Neo's)."""
     return any(buffer.dtype == torch.bool and buffer.dim() > 2 for buffer in module.buffers())
 
 
 def abilities_of(model: "LanguageModel", rows: Rows) -> Abilities:
-    """What a model can do; tried again only if its modules have changed."""
+    """What a model can do; tried again if its modules have changed, or memory was short."""
     module = cast("Any", model.module)
     parts = tuple((name, type(part)) for name, part in module.named_modules())
     attention = module.config.get_text_config()._attn_implementation  # noqa: SLF001
     key = ("abilities", hash(parts), attention, rows.dtype, rows.device, model.alone)
-    if key not in model.memo:
-        model.memo[key] = Abilities(module, rows, alone=model.alone)
-    found: Abilities = model.memo[key]
-    return found
+    found = model.memo.get(key) or Abilities(module, rows, alone=model.alone)
+    if found.certain:
+        model.memo[key] = found
+    return cast("Abilities", found)

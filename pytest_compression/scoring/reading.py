@@ -34,7 +34,7 @@ class Readings(NamedTuple):
     values: Tensor
     """Nats: the log-probability of each wanted token, ``[wanted]``."""
     best: Tensor
-    """Whether each is the most probable one, ``[wanted]``; of equal ones only one is."""
+    """Whether each is the most probable one, ``[wanted]``; of equal ones only the first is."""
 
 
 @contextmanager
@@ -95,9 +95,9 @@ def readings(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Read
     wanted = torch.tensor(tokens, device=logits.device)
     size = max(1, CHUNK // logits.shape[1])
     sums = [part.float().logsumexp(1) for part in logits.split(size)]
-    tops = torch.cat([part.argmax(1) for part in logits.split(size)])
-    chosen = logits[index, wanted].float()
-    values = chosen - torch.cat(sums)[index]
+    tops = torch.cat([part.amax(1) for part in logits.split(size)])
+    chosen = logits[index, wanted]
+    values = chosen.float() - torch.cat(sums)[index]
     if not values.isfinite().all():
         bad = int((~values.isfinite()).sum())
         message = (
@@ -105,7 +105,9 @@ def readings(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Read
             "batch). It is broken numerically; nothing can be said of its knowledge."
         )
         raise MeasurementError(message)
-    best = tops[index] == wanted
+    best = chosen == tops[index]
+    for one in best.nonzero().flatten().tolist():
+        best[one] = (logits[rows[one], : tokens[one]] < chosen[one]).all()
     return Readings(values=values.cpu(), best=best.cpu())
 
 

@@ -10,7 +10,9 @@ for a shared machine is faster at one time than at another. Printed are the seco
 texts to log-likelihoods, their ratio, the largest difference of a log-likelihood, how many
 questions are answered alike, the peak memory of both, and the share of the machine's matmul rate
 that ours reaches: the time that the matrix products of the model's own linear layers take by
-themselves, for each token that differs from all others once, and of the head for each that is read.
+themselves, for each token that differs from all others once, and of the head for each that is read;
+then the same with the products of attention, of each token with those that it sees, at that rate
+(as in the model FLOPs utilization of Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, B).
 """
 
 import argparse
@@ -128,8 +130,14 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     (batch,) = job["batches"]
     seconds, found = measured(model, asked, batch)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    limit = 0.0 if batch else matmul_seconds(model, asked)
-    return {"seconds": seconds, "found": found, "peak": peak, "limit": limit}
+    layers, attention = (0.0, 0.0) if batch else matmul_seconds(model, asked)
+    return {
+        "seconds": seconds,
+        "found": found,
+        "peak": peak,
+        "layers": layers,
+        "attention": attention,
+    }
 
 
 def measured(
@@ -158,26 +166,33 @@ def child(**job: Any) -> dict[str, Any]:
     return found
 
 
-def matmul_seconds(model: LanguageModel, asked: Sequence[Instance]) -> float:
-    """What the matrix products of a causal model would take by themselves; otherwise 0.
+def matmul_seconds(model: LanguageModel, asked: Sequence[Instance]) -> tuple[float, float]:
+    """What the products of a causal model's layers, and of its attention, would take; otherwise 0.
 
     Each token is counted once for all requests that begin alike up to it.
     """
     if model.family != "causal":
-        return 0.0
+        return 0.0, 0.0
     pairs = HarnessLM(model).pairs.encoded([request.args for request in asked])
     known: dict[tuple[int, int], int] = {}
+    seen: dict[int, int] = {}  # by each token: those before it, and itself
     read = set()
     for context, continuation in pairs:
         node = 0
         for place, token in enumerate((context + continuation)[:-1]):
             node = known.setdefault((node, token), len(known) + 1)
+            seen[node] = place + 1
             if place >= len(context) - 1:
                 read.add(node)
     head = cast("Any", model.module).get_output_embeddings()
     body = [layer for layer in model.module.modules() if isinstance(layer, nn.Linear)]
     body = [layer for layer in body if layer is not head]
-    return len(known) * per_token(body) + len(read) * per_token([head])
+    layers = len(known) * per_token(body)
+    config = cast("Any", model.module).config
+    size = config.num_hidden_layers * config.hidden_size
+    # Scores, and the sum of values by them: as many products as a layer of so many weights.
+    attention = layers / len(known) * 2 * size / sum(layer.weight.numel() for layer in body)
+    return layers + len(read) * per_token([head]), attention * sum(seen.values())
 
 
 def per_token(layers: Sequence[nn.Linear]) -> float:
@@ -217,14 +232,15 @@ def compare(where: str, kind: Kind, questions: int, threads: int, batches: Seque
     around = [child(**shared, questions=questions, batches=[0])]
     theirs = child(**shared, questions=questions, batches=[best])
     around.append(child(**shared, questions=questions, batches=[0]))
-    figures = ("seconds", "peak", "limit")
+    figures = ("seconds", "peak", "layers", "attention")
     ours: dict[str, Any] = {key: fmean(one[key] for one in around) for key in figures}
     ours["found"] = around[0]["found"]
     pairs = list(zip(theirs["found"], ours["found"], strict=True))
     apart = max(abs(one[0] - other[0]) for one, other in pairs)
     chosen = zip(*(answers(one["found"], kind.choices) for one in (theirs, ours)), strict=True)
     alike = sum(one == other for one, other in chosen)
-    share = f"{ours['limit'] / ours['seconds']:.0%} of the matmul rate" if ours["limit"] else "-"
+    alone, more = (part / ours["seconds"] for part in (ours["layers"], ours["attention"]))
+    share = f"{alone:.0%} of the matmul rate ({alone + more:.0%} with attention)" if alone else "-"
     print(
         f"{where}, {kind.name}: HFLM {theirs['seconds']:.2f} s (batch {best}, "
         f"{theirs['peak']:.0f} MB), ours {ours['seconds']:.2f} s ({ours['peak']:.0f} MB): "

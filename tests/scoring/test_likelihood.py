@@ -1,5 +1,6 @@
 """Whatever is shared, packed, cut and batched: each request gets what it would get alone."""
 
+import itertools
 import random
 from fractions import Fraction
 from typing import Any, Final
@@ -293,6 +294,35 @@ def test_memory_is_asked_for_in_halves_and_no_smaller_than_that(
     short_of_memory(model, 32, monkeypatch)
     loglikelihoods(model, requests)
     assert model.budget == before.times(Fraction(1, 2))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+@pytest.mark.parametrize("failing", range(1, 6))
+def test_memory_that_is_short_once_denies_a_model_nothing(
+    error: type[Exception], failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.model("llama")
+    module: Any = model.module
+    forward, passes = module.forward, itertools.count(1)
+
+    def short(**inputs: Any) -> Any:
+        if next(passes) == failing:
+            raise error
+        return forward(**inputs)
+
+    monkeypatch.setattr(module, "forward", short)
+    engine = CausalEngine(model)
+    assert (engine.can.trees, engine.can.trunks, engine.can.shares) == (True, True, True)
+
+
+def test_what_was_denied_for_want_of_memory_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny.model("llama")
+    with monkeypatch.context() as patch:
+        short_of_memory(model, 10, patch)
+        assert not CausalEngine(model).can.shares
+    assert CausalEngine(model).can.shares
 
 
 def test_a_tie_is_greedy_once_at_most() -> None:
