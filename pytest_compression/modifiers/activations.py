@@ -11,8 +11,8 @@ from msgspec import Meta
 
 from pytest_compression.errors import RecipeError
 from pytest_compression.modifiers.material import Material
-from pytest_compression.modifiers.targets import check_targets
-from pytest_compression.types import Claim, Targets
+from pytest_compression.modifiers.targets import Targeted
+from pytest_compression.types import Claim
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +25,7 @@ Ranges = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Activations:
+class Activations(Targeted):
     """Round the inputs of each target, as integer arithmetic does; weights stay as they are.
 
     Source: Jacob et al. 2018, https://arxiv.org/abs/1712.05877.
@@ -41,9 +41,6 @@ class Activations:
     """A range that is equal on both sides of zero; otherwise affine, with a zero point."""
     calibration: Material | None = None
     """What a static range is the range of."""
-    targets: Targets = "all"
-    ignore: tuple[str, ...] = ()
-    """Patterns of layers that are left out."""
 
     def __post_init__(self) -> None:
         """Check that there is something to calibrate on where, and only where, it is used."""
@@ -53,7 +50,7 @@ class Activations:
         if self.scheme == "static" and self.granularity == "token":
             message = "a static scale knows no token: scheme 'static' needs granularity 'tensor'"
             raise ValueError(message)
-        check_targets(self.targets, self.ignore)
+        super().__post_init__()
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Let the layers round their inputs from now on.

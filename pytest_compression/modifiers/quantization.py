@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from pytest_compression.errors import RecipeError
-from pytest_compression.modifiers.targets import check_targets
-from pytest_compression.types import Claim, Stored, Targets
+from pytest_compression.modifiers.targets import Targeted
+from pytest_compression.types import Claim, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundToNearest:
+class RoundToNearest(Targeted):
     """Round each weight to the nearest value of an evenly spaced grid.
 
     Source: Jacob et al. 2018, https://arxiv.org/abs/1712.05877.
@@ -38,16 +38,13 @@ class RoundToNearest:
     clip: Literal["none", "search"] = "none"
     """The range that holds every weight, or for each block the smaller one of least squared error:
     the weights beyond it are cut off, the others lie closer to the grid."""
-    targets: Targets = "all"
-    ignore: tuple[str, ...] = ()
-    """Patterns of layers that are left out."""
 
     def __post_init__(self) -> None:
         """Check that a group size is given where, and only where, it means something."""
         if (self.granularity == "group") != (self.group_size is not None):
             message = "'group_size' is needed for granularity 'group', and for no other"
             raise ValueError(message)
-        check_targets(self.targets, self.ignore)
+        super().__post_init__()
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Quantize in place.
@@ -70,11 +67,11 @@ class RoundToNearest:
             )
             return Quantized.on(grid, weight)
 
-        return write_quantized(model, self.targets, self.ignore, quantized, self.bits)
+        return write_quantized(self, model, quantized, self.bits)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FourBitFloat:
+class FourBitFloat(Targeted):
     """Give each weight the nearest of 16 levels, times the absmax of its block."""
 
     codebook: ClassVar[Literal["nf4", "fp4"]]
@@ -82,13 +79,6 @@ class FourBitFloat:
     """Consecutive weights of the flattened matrix that share an absmax; the last may be fewer."""
     double_quant: bool = False
     """Keep each absmax in 8 bits instead of 32."""
-    targets: Targets = "all"
-    ignore: tuple[str, ...] = ()
-    """Patterns of layers that are left out."""
-
-    def __post_init__(self) -> None:
-        """Check the targets."""
-        check_targets(self.targets, self.ignore)
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Quantize in place.
@@ -104,7 +94,7 @@ class FourBitFloat:
             block=self.block_size,
             double_quant=self.double_quant,
         )
-        return write_quantized(model, self.targets, self.ignore, quantizer, 4)
+        return write_quantized(self, model, quantizer, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +118,7 @@ class Fp4(FourBitFloat):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Float8:
+class Float8(Targeted):
     """Round each weight to an 8-bit floating point number, scaled so that none is out of range.
 
     Source: Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433.
@@ -138,13 +128,6 @@ class Float8:
     """Four bits of exponent and three of fraction, or five and two: more range, less precision."""
     granularity: Literal["tensor", "channel"] = "channel"
     """What shares one scale: the matrix, or an output channel."""
-    targets: Targets = "all"
-    ignore: tuple[str, ...] = ()
-    """Patterns of layers that are left out."""
-
-    def __post_init__(self) -> None:
-        """Check the targets."""
-        check_targets(self.targets, self.ignore)
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Quantize in place.
@@ -155,23 +138,15 @@ class Float8:
         from pytest_compression.kernels.float8 import quantize_float8
 
         quantizer = partial(quantize_float8, form=self.format, granularity=self.granularity)
-        return write_quantized(model, self.targets, self.ignore, quantizer, 8)
+        return write_quantized(self, model, quantizer, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ternary:
+class Ternary(Targeted):
     """Give each weight one of three values: zero, or the mean magnitude of the matrix with a sign.
 
     Source: Ma et al. 2024, https://arxiv.org/abs/2402.17764.
     """
-
-    targets: Targets = "all"
-    ignore: tuple[str, ...] = ()
-    """Patterns of layers that are left out."""
-
-    def __post_init__(self) -> None:
-        """Check the targets."""
-        check_targets(self.targets, self.ignore)
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Quantize in place.
@@ -181,11 +156,11 @@ class Ternary:
         """
         from pytest_compression.kernels.ternary import quantize_ternary
 
-        return write_quantized(model, self.targets, self.ignore, quantize_ternary, 2)
+        return write_quantized(self, model, quantize_ternary, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hqq:
+class Hqq(Targeted):
     """Round each weight to a grid whose zero point was fitted to its group.
 
     The zero point is a real number, so zeros of an earlier pruning step do not survive.
@@ -196,13 +171,6 @@ class Hqq:
     bits: Annotated[int, Meta(ge=2, le=8)] = 4
     group_size: Annotated[int, Meta(ge=1)] = 64
     """Inputs of an output channel that share a grid."""
-    targets: Targets = "all"
-    ignore: tuple[str, ...] = ()
-    """Patterns of layers that are left out."""
-
-    def __post_init__(self) -> None:
-        """Check the targets."""
-        check_targets(self.targets, self.ignore)
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Quantize in place.
@@ -213,22 +181,18 @@ class Hqq:
         from pytest_compression.kernels.hqq import quantize_hqq
 
         quantizer = partial(quantize_hqq, bits=self.bits, group_size=self.group_size)
-        return write_quantized(model, self.targets, self.ignore, quantizer, self.bits)
+        return write_quantized(self, model, quantizer, self.bits)
 
 
 def write_quantized(
-    model: "LanguageModel",
-    targets: Targets,
-    ignore: tuple[str, ...],
-    quantizer: "Callable[[Tensor], Stored]",
-    bits: int,
+    step: Targeted, model: "LanguageModel", quantizer: "Callable[[Tensor], Stored]", bits: int
 ) -> Claim:
     """Replace each target by what its packed codes give back, and note these.
 
     Raises:
         RecipeError: the model has no such layers, or a weight is not finite.
     """
-    weights = model.weights(targets, ignore)
+    weights = model.weights(step.targets, step.ignore)
     for done, weight in enumerate(weights, 1):
         try:
             stored = quantizer(weight.values)

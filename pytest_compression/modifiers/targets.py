@@ -1,5 +1,6 @@
 """Which weights a step works on, as far as that can be checked before a model is there."""
 
+from dataclasses import dataclass
 from typing import get_args
 
 from pytest_compression.errors import nearest
@@ -33,3 +34,17 @@ def check_targets(targets: Targets, ignore: tuple[str, ...] = ()) -> None:
         if pattern in SETS:
             message = f"'ignore' takes patterns of module names; '{pattern}' is a set"
             raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targeted:
+    """Which weights a step works on."""
+
+    targets: Targets = "all"
+    """One or several named sets of weights, or patterns of module names."""
+    ignore: tuple[str, ...] = ()
+    """Patterns of module names that are left out."""
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        check_targets(self.targets, self.ignore)

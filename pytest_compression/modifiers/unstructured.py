@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from pytest_compression.errors import RecipeError
-from pytest_compression.modifiers.targets import check_targets, listed
+from pytest_compression.modifiers.targets import Targeted, check_targets, listed
 from pytest_compression.types import Claim, Targets
 
 if TYPE_CHECKING:
@@ -23,16 +23,13 @@ PATTERN = re.compile(r"([1-9][0-9]*):([1-9][0-9]*)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unstructured:
+class Unstructured(Targeted):
     """How many weights to set to zero, and which of them may be."""
 
     sparsity: Annotated[float, Meta(gt=0, le=1)] | None = None
     """Share of the targets' weights to prune: exactly ``round(sparsity * n)`` of each ranking."""
     pattern: str | None = None
     """Instead: ``"N:M"``, in quotes, keeps the N best of each M consecutive inputs of a row."""
-    targets: Targets = "all"
-    ignore: tuple[str, ...] = ()
-    """Patterns of layers that are left out."""
     count_of: Targets | None = None
     """Prune as many weights as ``sparsity`` is of these, so that unequal sets lose equally many."""
 
@@ -46,7 +43,7 @@ class Unstructured:
             raise ValueError(message)
         if self.pattern is not None:
             read_pattern(self.pattern)
-        check_targets(self.targets, self.ignore)
+        super().__post_init__()
         if self.count_of is not None:
             check_targets(self.count_of)
 

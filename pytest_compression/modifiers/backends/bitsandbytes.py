@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from pytest_compression.modifiers.backends.foreign import Stored, imported, replace, stored_bytes
-from pytest_compression.modifiers.targets import check_targets
-from pytest_compression.types import Claim, Targets
+from pytest_compression.modifiers.targets import Targeted
+from pytest_compression.types import Claim
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ def is_news(record: logging.LogRecord) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BitsAndBytes:
+class BitsAndBytes(Targeted):
     """Replace linear layers by those of bitsandbytes.
 
     Source: Dettmers et al. 2022, https://arxiv.org/abs/2208.07339; Dettmers et al. 2023,
@@ -46,8 +46,6 @@ class BitsAndBytes:
     threshold: Annotated[float, Meta(ge=0)] | None = None
     """Inputs of this magnitude are outliers and not rounded; for int8 only, 6 if not said, and 0
     rounds all."""
-    targets: Targets = "all"
-    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that each option is given only where it means something."""
@@ -56,7 +54,7 @@ class BitsAndBytes:
             if getattr(self, name) is not None:
                 message = f"'{name}' means nothing to scheme '{self.scheme}'"
                 raise ValueError(message)
-        check_targets(self.targets, self.ignore)
+        super().__post_init__()
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Replace the targets; bytes are those that bitsandbytes would save."""

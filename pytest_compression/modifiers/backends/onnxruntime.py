@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pytest_compression.errors import RecipeError
 from pytest_compression.modifiers.backends.foreign import imported, quiet
-from pytest_compression.modifiers.targets import check_targets, listed
+from pytest_compression.modifiers.targets import Targeted, listed
 from pytest_compression.types import Claim, Targets
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ STRAYED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnnxRuntime:
+class OnnxRuntime(Targeted):
     """``onnxruntime.quantization.quantize_dynamic``; the last step of a recipe.
 
     Source: https://onnxruntime.ai.
@@ -51,11 +51,6 @@ class OnnxRuntime:
     """Weights of 7 bits: where a processor has no VNNI, sums of 8 bits times 8 may saturate."""
     targets: Targets = ("all", "embeddings", "head")
     """What the library does by itself. Embeddings of positions are treated as those of tokens."""
-    ignore: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the names of sets."""
-        check_targets(self.targets, self.ignore)
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Put a network that ONNX Runtime runs in place of the model's.

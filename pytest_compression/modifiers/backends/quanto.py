@@ -5,8 +5,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
 from pytest_compression.modifiers.backends.foreign import Stored, imported, replace, stored_bytes
-from pytest_compression.modifiers.targets import check_targets
-from pytest_compression.types import Claim, Targets
+from pytest_compression.modifiers.targets import Targeted
+from pytest_compression.types import Claim
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,7 @@ BITS = {"int8": 8, "int4": 4, "int2": 2, "float8": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quanto:
+class Quanto(Targeted):
     """Replace linear layers by quanto's; their inputs stay as they are.
 
     Source: https://github.com/huggingface/optimum-quanto.
@@ -31,15 +31,13 @@ class Quanto:
     group_size: Literal[32, 64, 96, 128] | None = None
     """Inputs that share a scale, for int4 and int2 only. If not said, quanto's rule: the largest
     of these that divides the inputs, and the whole row if none does or it has no more than 128."""
-    targets: Targets = "all"
-    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that a group size is given only where it means something."""
         if self.group_size is not None and BITS[self.weights] == 8:
             message = f"'group_size' means nothing to weights '{self.weights}'"
             raise ValueError(message)
-        check_targets(self.targets, self.ignore)
+        super().__post_init__()
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Replace the targets; bytes are those that quanto would save."""

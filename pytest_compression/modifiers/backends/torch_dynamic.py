@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_compression.errors import RecipeError
 from pytest_compression.modifiers.backends.foreign import Stored, replace
-from pytest_compression.modifiers.targets import check_targets
+from pytest_compression.modifiers.targets import Targeted
 from pytest_compression.types import Claim, Targets
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ DEPRECATED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchDynamic:
+class TorchDynamic(Targeted):
     """``torch.ao.quantization.quantize_dynamic``, one layer at a time; on processors only.
 
     Source: Namburi et al. 2023, https://arxiv.org/abs/2312.00960.
@@ -49,11 +49,6 @@ class TorchDynamic:
     """``qint8`` rounds weights and inputs; ``float16`` weights only."""
     targets: Targets = "all"
     """The published study had the output head in: ``[all, head]``."""
-    ignore: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the names of sets."""
-        check_targets(self.targets, self.ignore)
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Put torch's layers in place.

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_compression.errors import RecipeError
 from pytest_compression.modifiers.backends.foreign import Stored, imported, replace, stored_bytes
-from pytest_compression.modifiers.targets import check_targets
-from pytest_compression.types import Claim, Targets
+from pytest_compression.modifiers.targets import Targeted
+from pytest_compression.types import Claim
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,7 +20,7 @@ OUTPUTS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchAO:
+class TorchAO(Targeted):
     """Quantize the weights of linear layers by torchao.
 
     Source: https://github.com/pytorch/ao.
@@ -32,15 +32,13 @@ class TorchAO:
     not in float32."""
     group_size: Literal[32, 64, 128] | None = None
     """Inputs that share a scale; for int4 only, 128 if not said. It must divide the inputs."""
-    targets: Targets = "all"
-    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that a group size is given only where it means something."""
         if self.group_size is not None and self.scheme != "int4-weight-only":
             message = f"'group_size' means nothing to scheme '{self.scheme}'"
             raise ValueError(message)
-        check_targets(self.targets, self.ignore)
+        super().__post_init__()
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Replace the targets; bytes are those of torchao's tensors."""
