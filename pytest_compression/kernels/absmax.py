@@ -7,13 +7,14 @@ type (Dettmers 2016, https://arxiv.org/abs/1511.04561): 0, 1, and for each expon
 middles of ``2^e`` equal parts of ``[0.1, 1] * 10^(e - 6)``, of both signs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from pytest_compression.kernels.packing import in_runs
+from pytest_compression.kernels.ragged import block_of_each, left_of
 
 BLOCK = 256
 EXPONENTS = 7
@@ -37,9 +38,13 @@ class DoubleQuantized:
     codes: Tensor
     """Uint8, one a scale."""
     absmax: Tensor
-    """Float32, one for each 256 scales."""
+    """Float32, one a block."""
     offset: Tensor
     """Float32, the mean of all scales."""
+    block: int = BLOCK
+    """Consecutive scales that share an absmax; the most, where their number differs."""
+    lengths: Tensor | None = None
+    """How many scales each block has, of an integer dtype, where a cut left differing ones."""
 
     @classmethod
     def of(cls, scales: Tensor) -> "DoubleQuantized":
@@ -58,10 +63,25 @@ class DoubleQuantized:
     @property
     def nbytes(self) -> int:
         """Bytes of all of it."""
-        return self.codes.nbytes + self.absmax.nbytes + self.offset.nbytes
+        tensors = (self.codes, self.absmax, self.offset, self.lengths)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def dequantize(self) -> Tensor:
         """The float32 scales, ``[count]``; a very small one may come back below zero."""
         levels = dynamic_levels(self.codes.device)[self.codes.int()]
-        rest = in_runs(levels, BLOCK) * self.absmax.unsqueeze(1)
+        if self.lengths is not None:
+            return levels * self.absmax.repeat_interleave(self.lengths.long()) + self.offset
+        rest = in_runs(levels, self.block) * self.absmax.unsqueeze(1)
         return rest.view(-1)[: self.codes.numel()] + self.offset
+
+    def kept(self, places: Tensor) -> "DoubleQuantized":
+        """Some of the scales, at ascending places; each stays as it is."""
+        of_each = block_of_each(self.codes.numel(), self.block, self.lengths, places.device)
+        left = left_of(of_each[places], self.block)
+        return replace(
+            self,
+            codes=self.codes[places],
+            absmax=self.absmax[left.blocks],
+            block=left.block,
+            lengths=left.lengths,
+        )

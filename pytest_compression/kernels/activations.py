@@ -17,6 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pytest_compression.kernels.straight_through import straight_through
+
 Granularity = Literal["token", "tensor"]
 
 
@@ -55,7 +57,8 @@ def round_inputs(
     """Activations on the nearest values of a range's grid.
 
     NaN and infinities are never rounded away: each stays what it is, and makes what shares its
-    dynamic range NaN.
+    dynamic range NaN. Gradients go straight through to the inputs, but for those that are cut off,
+    and none to the range.
 
     Args:
         inputs: ``[..., in_features]``, any floating dtype.
@@ -74,16 +77,23 @@ def round_inputs(
         message = f"bits must be 2 to 8, got {bits}"
         raise ValueError(message)
     dtype = torch.promote_types(inputs.dtype, torch.float32)
-    low, high = low.double(), high.double()  # high - low may overflow in single precision
+    given = inputs.detach()
+    # In double precision, for in single high - low may overflow.
+    low, high = low.detach().double(), high.detach().double()
     steps = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
     span = torch.maximum(high, -low) if symmetric else high - low
     scale = (span / steps).to(dtype).clamp(min=torch.finfo(dtype).tiny).where(span != 0, 1)
-    codes = (inputs.to(dtype) / scale).round()
+    codes = (given.to(dtype) / scale).round()
     if symmetric:
-        codes = codes.clamp(-steps, steps)
+        kept = codes.clamp(-steps, steps)
     else:
         zero_point = (-low / scale).round().clamp(0, steps).to(dtype)
-        codes = (codes + zero_point).clamp(0, steps) - zero_point
-    largest = torch.finfo(inputs.dtype).max  # an end may be rounded half a step outwards
-    rounded: Tensor = (codes * scale).clamp(-largest, largest).to(inputs.dtype)
-    return rounded.where(inputs.isfinite(), inputs)
+        kept = (codes + zero_point).clamp(0, steps) - zero_point
+    largest = torch.finfo(given.dtype).max  # an end may be rounded half a step outwards
+    rounded = (kept * scale).clamp(-largest, largest).to(given.dtype)
+    found: Tensor = rounded.where(given.isfinite(), given)
+    if not inputs.requires_grad:
+        return found
+    # An end that lies between two codes may be moved half a step, which does not cut it off.
+    inside = (kept == codes) | ((given >= low) & (given <= high))
+    return straight_through(inputs, found, inside)

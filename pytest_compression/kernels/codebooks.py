@@ -21,6 +21,7 @@ from torch import Tensor
 from pytest_compression.kernels.absmax import DoubleQuantized
 from pytest_compression.kernels.grids import SLAB, check_finite, check_matrix
 from pytest_compression.kernels.packing import in_runs, pack, unpack
+from pytest_compression.kernels.ragged import block_of_each, left_of
 
 Codebook = Literal["nf4", "fp4"]
 
@@ -60,6 +61,13 @@ def midpoints_of(codebook: Codebook) -> tuple[float, ...]:
 
 
 @cache
+def ends_of(codebook: Codebook) -> tuple[float, float]:
+    """How far a scaled value may lie: half a step beyond the first level, and the last."""
+    rising = sorted(LEVELS[codebook])
+    return 1.5 * rising[0] - 0.5 * rising[1], 1.5 * rising[-1] - 0.5 * rising[-2]
+
+
+@cache
 def order_of(codebook: Codebook, device: torch.device) -> Tensor:
     """The codes in the order of their levels, uint8.
 
@@ -79,9 +87,12 @@ class BlockCoded:
     """Float32, one a block, or these in 8 bits."""
     codebook: Codebook
     block: int
-    """Consecutive values of the flattened weight that share an absmax."""
+    """Consecutive values of the flattened weight that share an absmax; the most, where their
+    number differs."""
     shape: torch.Size
     dtype: torch.dtype
+    lengths: Tensor | None = None
+    """How many values each block has, of an integer dtype, where a cut left differing ones."""
 
     @property
     def bits(self) -> int:
@@ -91,20 +102,28 @@ class BlockCoded:
     @property
     def nbytes(self) -> int:
         """Bytes of the codes and the scales; the codebook belongs to the format."""
-        return self.packed.nbytes + self.absmax.nbytes
+        lengths = 0 if self.lengths is None else self.lengths.nbytes
+        return self.packed.nbytes + self.absmax.nbytes + lengths
 
     def codes(self) -> Tensor:
         """Uint8 codes, ``[out_features, in_features]``."""
         return unpack(self.packed, BITS, self.shape)
 
+    def scales(self) -> tuple[Tensor, int]:
+        """Absmax of runs of one length, float32 ``[runs]``, and that length."""
+        absmax = self.absmax if isinstance(self.absmax, Tensor) else self.absmax.dequantize()
+        if self.lengths is None:
+            return absmax, self.block
+        return absmax.repeat_interleave(self.lengths.long()), 1
+
     def dequantize(self) -> Tensor:
         """The weight in its own dtype, ``[out_features, in_features]``."""
-        absmax = self.absmax if isinstance(self.absmax, Tensor) else self.absmax.dequantize()
+        absmax, run = self.scales()
         levels = levels_of(self.codebook, self.packed.device)
         codes = self.codes().view(-1)
         weight = torch.empty(codes.shape, dtype=self.dtype, device=codes.device)
-        for part, scales in runs(codes.numel(), self.block, absmax):
-            found = in_runs(levels[codes[part].int()], self.block).mul_(scales)
+        for part, scales in runs(codes.numel(), run, absmax):
+            found = in_runs(levels[codes[part].int()], run).mul_(scales)
             weight[part] = found.view(-1)[: part.stop - part.start]
         return weight.view(self.shape)
 
@@ -112,6 +131,50 @@ class BlockCoded:
         """The same weight with the code for zero where ``zero`` (boolean) says so."""
         codes = self.codes().masked_fill_(zero, LEVELS[self.codebook].index(0))
         return replace(self, packed=pack(codes, BITS))
+
+    def scaled(self, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Other values, flat, over the scales that there are; some at a time."""
+        absmax, run = self.scales()
+        flat = values.detach().reshape(-1)
+        # Divided, for the inverse of a very small scale is infinite; one of zero gives zero anyway.
+        for part, scales in runs(flat.numel(), run, absmax.where(absmax != 0, 1)):
+            found = in_runs(flat[part].float(), run) / scales
+            yield part, found.view(-1)[: part.stop - part.start]
+
+    def with_values(self, values: Tensor) -> "BlockCoded":
+        """The codes nearest to other values, on the same scales."""
+        codes = torch.empty(values.numel(), dtype=torch.uint8, device=values.device)
+        for part, scaled in self.scaled(values):
+            codes[part] = nearest_levels(scaled, self.codebook)
+        return replace(self, packed=pack(codes, BITS))
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """What these codes give back, ``[out_features, in_features]``."""
+        return self.with_values(values).dequantize()
+
+    def reaches(self, values: Tensor) -> Tensor:
+        """Where a value is rounded and not cut off: boolean, of its shape."""
+        low, high = ends_of(self.codebook)
+        inside = torch.empty(values.numel(), dtype=torch.bool, device=values.device)
+        for part, scaled in self.scaled(values):
+            inside[part] = (scaled >= low) & (scaled <= high)
+        return inside.view(values.shape)
+
+    def kept(self, axis: int, places: Tensor) -> "BlockCoded":
+        """Some of its rows (axis 0) or columns (axis 1), ascending; each value stays as it is."""
+        codes = self.codes().index_select(axis, places)
+        of_each = block_of_each(self.shape.numel(), self.block, self.lengths, places.device)
+        stay = of_each.view(self.shape).index_select(axis, places).view(-1)
+        left = left_of(stay, self.block)
+        whole = self.absmax
+        return replace(
+            self,
+            packed=pack(codes, BITS),
+            absmax=whole[left.blocks] if isinstance(whole, Tensor) else whole.kept(left.blocks),
+            block=left.block,
+            lengths=left.lengths,
+            shape=codes.shape,
+        )
 
 
 def runs(count: int, block: int, scales: Tensor) -> Iterator[tuple[slice, Tensor]]:

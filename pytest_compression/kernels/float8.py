@@ -8,6 +8,7 @@ range; here the range is kept. Zero is exact, so a pruning mask survives.
 Source: Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -59,6 +60,38 @@ class Float8:
         codes = self.values.view(torch.uint8).masked_fill(zero, 0)
         return replace(self, values=codes.view(self.values.dtype))
 
+    def with_values(self, values: Tensor) -> "Float8":
+        """The numbers nearest to other values, on the same scales."""
+        return replace(self, values=divided(values.detach(), self.scale, self.values.dtype))
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """What these numbers give back, ``[out_features, in_features]``."""
+        return self.with_values(values).dequantize()
+
+    def reaches(self, values: Tensor) -> Tensor:
+        """Where a value is rounded and not cut off: boolean, of its shape."""
+        form = torch.finfo(self.values.dtype)
+        half_a_step = form.eps / 2 * 2 ** math.floor(math.log2(form.max))
+        inside: Tensor = (values.detach().float() / self.scale).abs_() <= form.max + half_a_step
+        return inside
+
+    def kept(self, axis: int, places: Tensor) -> "Float8":
+        """Some of its rows (axis 0) or columns (axis 1), ascending; each value stays as it is."""
+        codes = self.values.view(torch.uint8).index_select(axis, places)
+        by_row = axis == 0 and len(self.scale) > 1
+        scale = self.scale.index_select(0, places) if by_row else self.scale
+        return replace(self, values=codes.view(self.values.dtype), scale=scale)
+
+
+def divided(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight over its scales in an 8-bit float dtype; what is out of range is cut off."""
+    largest = torch.finfo(dtype).max
+    values = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    for part in slabs(weight.shape):
+        here = scale[part] if len(scale) > 1 else scale
+        values[part] = (weight[part].float() / here).clamp_(-largest, largest)
+    return values
+
 
 def quantize_float8(
     weight: Tensor, *, form: Float8Format, granularity: Float8Granularity
@@ -80,8 +113,5 @@ def quantize_float8(
     check_finite(absmax)
     largest = torch.finfo(DTYPES[form]).max
     scale = (absmax / largest).clamp(min=torch.finfo(torch.float32).tiny).where(absmax > 0, 1.0)
-    values = torch.empty(weight.shape, dtype=DTYPES[form], device=weight.device)
-    for part in slabs(weight.shape):
-        here = scale[part] if len(scale) > 1 else scale
-        values[part] = (dense[part].float() / here).clamp_(-largest, largest)
+    values = divided(dense, scale, DTYPES[form])
     return Float8(values=values, scale=scale, dtype=weight.dtype)

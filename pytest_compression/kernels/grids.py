@@ -15,11 +15,13 @@ https://arxiv.org/abs/2106.08295.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from pytest_compression.kernels.ragged import block_of_each, left_of
 
 Granularity = Literal["tensor", "channel", "group"]
 
@@ -39,7 +41,16 @@ class Grid:
     symmetric grid."""
     bits: int
     block: int
-    """Consecutive values that share a scale."""
+    """Consecutive values that share a scale; the most, where their number differs."""
+    lengths: Tensor | None = None
+    """How many values each block of a row has, ``[blocks a row]`` of an integer dtype, where a cut
+    left them of differing lengths."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        tensors = (self.scale, self.zero_point, self.lengths)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     @property
     def offset(self) -> int:
@@ -56,16 +67,46 @@ class Grid:
         """Whether zero may lie between two codes."""
         return self.zero_point is not None and self.zero_point.is_floating_point()
 
+    def run(self, columns: int) -> int:
+        """How many values of a row of so many are under each scale that ``slabs`` gives."""
+        return 1 if self.lengths is not None else min(self.block, columns)
+
     def slabs(self, shape: torch.Size) -> Iterator[tuple[slice, Tensor, Tensor | int]]:
         """Runs of rows of a weight, each with its scales and zero points.
 
-        Scales and zero points are ``[rows or 1, blocks a row, 1]``; where there are no zero
-        points, the offset stands for them.
+        Scales and zero points are ``[rows or 1, blocks a row, 1]``, where blocks differ in length
+        ``[rows or 1, columns, 1]``; where there are no zero points, the offset stands for them.
         """
         for rows in slabs(shape):
             here = rows if len(self.scale) > 1 else slice(None)
-            zero = self.offset if self.zero_point is None else self.zero_point[here].unsqueeze(-1)
-            yield rows, self.scale[here].unsqueeze(-1), zero
+            zero = self.offset if self.zero_point is None else self.of_runs(self.zero_point[here])
+            yield rows, self.of_runs(self.scale[here]), zero
+
+    def of_runs(self, values: Tensor) -> Tensor:
+        """One value a block, ``[rows, blocks a row]``, as ``slabs`` gives them."""
+        if self.lengths is not None:
+            values = values.repeat_interleave(self.lengths.long(), dim=1)
+        return values.unsqueeze(-1)
+
+    def kept(self, axis: int, places: Tensor, columns: int) -> "Grid":
+        """The grid of some of the rows (axis 0) or columns (axis 1) of a weight.
+
+        Each value keeps its scale. ``places`` ascend; ``columns`` is how many there were.
+        """
+        if self.scale.shape[axis] == 1:  # one block for the whole axis
+            return self
+        block, lengths = self.block, self.lengths
+        if axis == 1:
+            of_each = block_of_each(columns, block, lengths, places.device)
+            places, block, lengths = left_of(of_each[places], block)
+        zero = self.zero_point
+        return replace(
+            self,
+            scale=self.scale.index_select(axis, places),
+            zero_point=None if zero is None else zero.index_select(axis, places),
+            block=block,
+            lengths=lengths,
+        )
 
 
 def slabs(shape: torch.Size) -> Iterator[slice]:
@@ -113,7 +154,7 @@ def check_finite(*extremes: Tensor) -> None:
     Raises:
         ValueError: there are some.
     """
-    if not all(found.isfinite().all() for found in extremes):
+    if not all(found.amax().isfinite() for found in extremes):  # it carries both
         message = "the weight holds NaN or infinite values"
         raise ValueError(message)
 
@@ -160,11 +201,11 @@ def grid_over(low: Tensor, high: Tensor, *, bits: int, block: int, symmetric: bo
         span, steps = torch.maximum(high, -low), 2 ** (bits - 1) - 1
     else:
         span, steps = high - low, 2**bits - 1
-    scale = (span / steps).float()
-    scale = scale.clamp(min=torch.finfo(torch.float32).tiny).where(span > 0, 1.0)
+    scale = span.div(steps).float().clamp_(min=torch.finfo(torch.float32).tiny)
+    scale.masked_fill_(span == 0, 1.0)
     zero_point = None
     if not symmetric:
-        zero_point = (-low / scale).round().clamp(0, steps).to(torch.uint8)
+        zero_point = low.neg().div_(scale).round_().clamp_(0, steps).to(torch.uint8)
     return Grid(scale=scale, zero_point=zero_point, bits=bits, block=block)
 
 
@@ -197,6 +238,8 @@ def spread(values: Tensor, grid: Grid, shape: torch.Size) -> Tensor:
     """One value a block, repeated for each weight: ``[rows, blocks]`` to ``shape``."""
     rows, count = values.shape
     width = shape.numel() // rows
+    if grid.lengths is not None:
+        return grid.of_runs(values).view(shape)
     repeated = values.unsqueeze(-1).expand(rows, count, min(grid.block, width))
     return repeated.reshape(rows, -1)[:, :width].reshape(shape)
 
@@ -238,7 +281,7 @@ def distances(
 def encode(weight: Tensor, grid: Grid) -> Tensor:
     """Codes of a weight on a grid: uint8 ``[out_features, in_features]``, 0 .. grid.top."""
     codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
-    block = min(grid.block, weight.shape[1])
+    block = grid.run(weight.shape[1])
     for rows, scale, zero in grid.slabs(weight.shape):
         parts = in_blocks(weight[rows].detach().float(), block)
         found = nearest_codes(parts, scale, zero, grid.top)
@@ -250,7 +293,7 @@ def encode(weight: Tensor, grid: Grid) -> Tensor:
 def decode(codes: Tensor, grid: Grid, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weight that codes stand for, ``[out_features, in_features]``, computed in float32."""
     weight = torch.empty(codes.shape, dtype=dtype, device=codes.device)
-    block = min(grid.block, codes.shape[1])
+    block = grid.run(codes.shape[1])
     for rows, scale, zero in grid.slabs(codes.shape):
         found = in_blocks(codes[rows].float(), block).sub_(zero).mul_(scale)
         weight[rows] = found.flatten(1)[:, : codes.shape[1]]

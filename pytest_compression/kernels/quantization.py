@@ -18,6 +18,7 @@ from pytest_compression.kernels.grids import (
     spread,
 )
 from pytest_compression.kernels.packing import pack, unpack
+from pytest_compression.kernels.straight_through import within
 
 __all__ = [
     "Granularity",
@@ -57,12 +58,7 @@ class Quantized:
     @property
     def nbytes(self) -> int:
         """Bytes of the codes, the scales and the zero points."""
-        zero_point = self.grid.zero_point
-        return (
-            self.packed.nbytes
-            + self.grid.scale.nbytes
-            + (0 if zero_point is None else zero_point.nbytes)
-        )
+        return self.packed.nbytes + self.grid.nbytes
 
     def codes(self) -> Tensor:
         """Uint8 codes, ``[out_features, in_features]``."""
@@ -86,6 +82,24 @@ class Quantized:
                 return None
             codes = spread(nearest.to(torch.uint8), self.grid, self.shape).where(zero, self.codes())
         return replace(self, packed=pack(codes, self.grid.bits))
+
+    def with_values(self, values: Tensor) -> "Quantized":
+        """The codes nearest to other values, on the same grid."""
+        return replace(self, packed=pack(encode(values, self.grid), self.grid.bits))
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """What these codes give back, ``[out_features, in_features]``."""
+        return decode(encode(values, self.grid), self.grid, self.dtype)
+
+    def reaches(self, values: Tensor) -> Tensor:
+        """Where a value is rounded and not cut off: boolean, of its shape."""
+        return within(values, self.grid)
+
+    def kept(self, axis: int, places: Tensor) -> "Quantized":
+        """Some of its rows (axis 0) or columns (axis 1), ascending; each value stays as it is."""
+        codes = self.codes().index_select(axis, places)
+        grid = self.grid.kept(axis, places, self.shape[1])
+        return replace(self, packed=pack(codes, grid.bits), grid=grid, shape=codes.shape)
 
 
 def quantize(

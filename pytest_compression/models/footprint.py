@@ -47,6 +47,30 @@ class Then(NamedTuple):
         return {one.name: cls(one.layer, one.values.shape, zeros_of(one)) for one in model.layers()}
 
 
+def carried(
+    then: Mapping[str, Then], before: Mapping[str, Then], now: Mapping[str, Then]
+) -> dict[str, Then]:
+    """What was noted of layers when an earlier step had been applied, after a later one.
+
+    Of a layer that the later step cut, it is what that left: those of a mask's zeros that are still
+    there, and those that were missing already before the cut.
+
+    Args:
+        then: what was noted.
+        before: all layers before the later step.
+        now: all layers after it.
+    """
+    left, last = ({id(one.layer): one for one in each.values()} for each in (now, before))
+    found = {}
+    for name, noted in then.items():
+        key = id(noted.layer)
+        found[name] = noted
+        if key in left and left[key].shape != noted.shape:
+            missing = max(0, noted.zeros - last[key].zeros)
+            found[name] = left[key]._replace(zeros=left[key].zeros + missing)
+    return found
+
+
 def zeros_of(weight: "LinearWeight") -> int:
     """How many of its values are zero."""
     values = weight.values
@@ -96,14 +120,14 @@ def check_again(step: str, claim: Claim, model: "LanguageModel", then: Mapping[s
     """Measure after the whole recipe whether a step's work is still there.
 
     Later steps may add zeros and lower the bits, but undo neither. Layers that a later step
-    removed or cut to another shape cannot be held against the earlier one, but for a pattern;
-    all others can.
+    removed cannot be held against the earlier one; all others can.
 
     Args:
         step: its name, for the message.
         claim: what it said.
         model: after all steps.
-        then: all layers when the step had been applied.
+        then: all layers when the step had been applied, those that were cut since as they were
+            behind the cut.
 
     Raises:
         RecipeError: it is not.
@@ -119,7 +143,7 @@ def check_again(step: str, claim: Claim, model: "LanguageModel", then: Mapping[s
         if weight is not None and weight.values.shape == then[name].shape:
             touched.append(weight)
             zeros += then[name].zeros
-        elif weight is not None and claim.pattern is not None:
+        elif weight is not None and claim.pattern is not None:  # of another network
             check_pattern(step, claim.pattern, weight, AFTER_ALL)
     if claim.zeros is not None or claim.sparsity is not None:
         check_zeros(step, Claim(targets=(), zeros=zeros), touched, None)

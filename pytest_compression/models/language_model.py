@@ -18,6 +18,7 @@ from pytest_compression.models.families import ends, named_layers, targeted
 from pytest_compression.models.footprint import (
     Before,
     Then,
+    carried,
     check_again,
     check_claim,
     check_effect,
@@ -227,7 +228,10 @@ class LanguageModel:
                 if isinstance(part, Depends):
                     self.steps_environment |= part.environment()
             check_claim(type(step).__name__, claim, self, before)
-            done.append((type(step).__name__, claim, Then.of(self)))
+            now = Then.of(self)
+            last = done[-1][-1] if done else now
+            done = [(name, said, carried(then, last, now)) for name, said, then in done]
+            done.append((type(step).__name__, claim, now))
         for name, claim, layers in done[:-1]:  # nothing followed the last
             check_again(name, claim, self, layers)
         footprint = measure(self)

@@ -1,4 +1,4 @@
-"""Taking blocks out of a network, and telling its modules and its configuration what is left.
+"""Taking units and blocks out of a network, and telling its modules and its configuration so.
 
 Numbers are read from the tensors that are left and written where modules and configurations keep
 them, so that the network runs, and so that what is saved is loaded again as it is. Where a
@@ -6,16 +6,59 @@ configuration has no words for it, the network runs all the same, and cannot be 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
+from pytest_compression.errors import RecipeError
 from pytest_compression.models.anatomy import Stack, blocks_of, stacks_of
 from pytest_compression.models.snapshot import settings_of
-from pytest_compression.models.units import edge, has, head_counts
+from pytest_compression.models.units import Units, edge, foreign, has, head_counts
+from pytest_compression.models.weights import LinearWeight
+from pytest_compression.types import Stored
+
+if TYPE_CHECKING:
+    from pytest_compression.models.language_model import LanguageModel
 
 BY_BLOCK = ("layer_types", "no_rope_layers")
 """Settings that are lists with one entry a block."""
+
+
+@runtime_checkable
+class Cuttable(Stored, Protocol):
+    """A packed form that can be cut with its weight."""
+
+    def kept(self, axis: int, places: Tensor) -> Stored:
+        """Some of its rows (axis 0) or columns (axis 1), ascending; each value stays as it is."""
+
+
+def check_cuttable(model: "LanguageModel", units: Units) -> None:
+    """Refuse units with a share of a weight that cannot be cut.
+
+    Raises:
+        RecipeError: another library holds it, or its packed form can only be read whole.
+    """
+    for one in units.edges:
+        if one.name in model.adopted:
+            raise RecipeError(foreign(one.name, one.layer))
+        stored = model.stored.get(one.name)
+        if stored is not None and not isinstance(stored, Cuttable):
+            message = (
+                f"'{one.name}' is stored as {type(stored).__name__} by now, which has no method "
+                "'kept' to cut it by: put this step before the one that quantizes."
+            )
+            raise RecipeError(message)
+
+
+def cut(model: "LanguageModel", units: Units, kept: Tensor) -> None:
+    """Keep some units, in the layers and in the packed forms of their weights."""
+    for one in units.edges:
+        if one.name in model.stored:
+            now = LinearWeight(model, one.name, one.layer).stored  # what later steps left of it
+            del model.stored[one.name]
+            if isinstance(now, Cuttable):
+                model.stored[one.name] = now.kept(one.axis, one.places(kept, units.count))
+    units.cut(kept)
 
 
 def settings(module: nn.Module) -> Iterator[Any]:

@@ -10,13 +10,15 @@ from transformers.pytorch_utils import Conv1D
 from pytest_compression.errors import RecipeError
 from pytest_compression.kernels.structured import members
 from pytest_compression.models.anatomy import Attention, Stack, blocks_of, stacks_of
-from pytest_compression.models.layers import RoundedInputs
+from pytest_compression.models.layers import RoundedConv1D, RoundedLinear
 
 Unit = Literal["head", "query"]
 
 SIZES: dict[type, tuple[str, str]] = {
     nn.Linear: ("out_features", "in_features"),
+    RoundedLinear: ("out_features", "in_features"),
     Conv1D: ("nf", "nx"),
+    RoundedConv1D: ("nf", "nx"),
     nn.Embedding: ("num_embeddings", "embedding_dim"),
 }
 """What layers call the two sides of their matrix."""
@@ -51,11 +53,18 @@ class Edge:
             if tensor is not None:
                 yield tensor.unflatten(0, (self.parts, units, -1)).transpose(0, 1)
 
-    def cut(self, kept: Tensor, units: int) -> None:
-        """Keep some of the units, in new and smaller tensors."""
-        axis = 0 if self.rows else 1
-        places = members(kept, units, self.matrix.shape[axis], self.parts)
-        matrix, bias = self.matrix.index_select(axis, places), self.bias
+    @property
+    def axis(self) -> int:
+        """Of the matrix, along which the units lie."""
+        return 0 if self.rows else 1
+
+    def places(self, kept: Tensor, units: int) -> Tensor:
+        """Where on this axis the units lie that are kept, ascending."""
+        return members(kept, units, self.matrix.shape[self.axis], self.parts)
+
+    def cut(self, places: Tensor) -> None:
+        """Keep what lies at some places of the axis, in new and smaller tensors."""
+        matrix, bias = self.matrix.index_select(self.axis, places), self.bias
         turned = matrix.t() if isinstance(self.layer, Conv1D) else matrix
         self.layer.weight = nn.Parameter(turned.contiguous(), requires_grad=False)
         if bias is not None:
@@ -85,7 +94,7 @@ class Units:
     def cut(self, kept: Tensor) -> None:
         """Keep some of them."""
         for edge in self.edges:
-            edge.cut(kept, self.count)
+            edge.cut(edge.places(kept, self.count))
 
 
 def neurons_of(module: nn.Module) -> list[list[Units]]:
@@ -185,22 +194,16 @@ def edge(block: nn.Module, name: str, path: str, *, rows: bool = True, parts: in
         RecipeError: an earlier step made the layer one that cannot be cut.
     """
     layer, called = block.get_submodule(path), f"{name}.{path}"
-    if isinstance(layer, RoundedInputs):
-        message = (
-            f"the inputs of '{called}' are rounded by now, and nothing can be cut out of a layer "
-            "that rounds: put this step before those that round and quantize."
-        )
-        raise RecipeError(message)
-    if type(layer) not in SIZES:  # another library's: it may not even have a matrix
-        raise RecipeError(of_codes(called))
+    if type(layer) not in SIZES:  # it may not even have a matrix
+        raise RecipeError(foreign(called, layer))
     return Edge(name=called, layer=layer, rows=rows, parts=parts)
 
 
-def of_codes(name: str) -> str:
-    """Why a quantized layer cannot be cut, and what to do."""
+def foreign(name: str, layer: nn.Module) -> str:
+    """Why another library's layer cannot be cut, and what to do."""
     return (
-        f"'{name}' is quantized by now, and nothing can be cut out of its codes: put this step "
-        "before the quantization."
+        f"'{name}' is a {type(layer).__name__} of another library by now, out of which nothing can "
+        "be cut: put this step before that library's."
     )
 
 

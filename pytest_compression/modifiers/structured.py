@@ -50,7 +50,7 @@ class Heads:
         check_calibration(self.importance, self.calibration)
 
     def apply(self, model: "LanguageModel") -> Claim:
-        """Cut the matrices in place."""
+        """Cut the matrices, and the codes of those that are quantized, in place."""
         from pytest_compression.models.surgery import note_heads
         from pytest_compression.models.units import heads_of
 
@@ -78,7 +78,7 @@ class Neurons:
         check_calibration(self.importance, self.calibration)
 
     def apply(self, model: "LanguageModel") -> Claim:
-        """Cut the matrices in place."""
+        """Cut the matrices, and the codes of those that are quantized, in place."""
         from pytest_compression.models.surgery import note_neurons
         from pytest_compression.models.units import neurons_of
 
@@ -214,11 +214,12 @@ def remove(
         step: how many, and what is important.
     """
     from pytest_compression.kernels.structured import joint_norm, keep_units
+    from pytest_compression.models.surgery import check_cuttable, cut
 
     every = [units for bundle in bundles for units in bundle]
     what = type(step).__name__.lower()
     for units in every:
-        check_free(model, units)
+        check_cuttable(model, units)
         check_share(step.sparsity, units.count // units.groups, f"{what} at '{units.name}'")
     ranks = dict(zip([units.name for units in every], ranked(model, every, step), strict=True))
     removed, targets = 0, list[str]()
@@ -227,7 +228,7 @@ def remove(
         kept = keep_units(rank.unflatten(0, (bundle[0].groups, -1)), step.sparsity)
         for units in bundle:
             removed += (units.count - len(kept)) * units.parameters()
-            units.cut(kept)
+            cut(model, units, kept)
             targets += [edge.name for edge in units.edges]
     worked_on = set(targets)
     return Claim(
@@ -250,19 +251,6 @@ def ranked(
         )
         for units in every
     ]
-
-
-def check_free(model: "LanguageModel", units: "Units") -> None:
-    """Refuse matrices that are stored as codes.
-
-    Raises:
-        RecipeError: they cannot be cut.
-    """
-    from pytest_compression.models.units import of_codes
-
-    for edge in units.edges:
-        if edge.name in model.stored:
-            raise RecipeError(of_codes(edge.name))
 
 
 def inside(model: "LanguageModel", block: str) -> list["LinearWeight"]:

@@ -74,3 +74,19 @@ def test_bytes_are_one_a_scale_four_a_block_and_four(found: Tensor) -> None:
     kept = DoubleQuantized.of(found)
     assert kept.nbytes == len(found) + 4 * math.ceil(len(found) / BLOCK) + 4
     assert kept.codes.untyped_storage().nbytes() == len(found)
+
+
+@few
+@given(scales(), st.data())
+def test_scales_that_are_kept_come_back_as_they_did(found: Tensor, data: st.DataObject) -> None:
+    kept = DoubleQuantized.of(found)
+    expected = kept.dequantize()
+    for _ in range(2):
+        seed = data.draw(st.integers(0, 2**16))
+        stay = torch.rand(len(expected), generator=torch.Generator().manual_seed(seed)) < 0.8
+        stay[-1] = True
+        kept, expected = kept.kept(stay.nonzero().view(-1)), expected[stay]
+        assert torch.equal(kept.dequantize(), expected)
+        lengths = 0 if kept.lengths is None else kept.lengths.nbytes
+        assert kept.nbytes == len(expected) + 4 * len(kept.absmax) + 4 + lengths
+        assert len(kept.absmax) <= math.ceil(len(found) / BLOCK)

@@ -228,6 +228,43 @@ def test_a_static_range_is_what_torch_fakes_on_the_same_grid(
     assert plain.float().mean() > 0.9
 
 
+@given(weights(), granularities, bits, kinds)
+def test_with_gradients_values_are_the_same_and_nothing_of_their_own_range_is_cut_off(
+    inputs: Tensor,
+    granularity: str,
+    count: int,
+    symmetric: bool,  # noqa: FBT001
+) -> None:
+    learned = inputs.clone().requires_grad_()
+    found = dynamic(learned, granularity, count, symmetric=symmetric)
+    assert torch.equal(found, dynamic(inputs, granularity, count, symmetric=symmetric))
+    incoming = torch.arange(inputs.numel(), dtype=inputs.dtype).view(inputs.shape) - 1.5
+    (gradient,) = torch.autograd.grad(found, learned, incoming)
+    assert torch.equal(gradient, incoming)
+
+
+@every_kind
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_gradients_in_a_static_range_are_those_of_torch(count: int, *, symmetric: bool) -> None:
+    low, high = -1.7, 2.2
+    top = 2 ** (count - 1) - 1 if symmetric else 2**count - 1
+    scale = (high if symmetric else high - low) / top
+    zero, bottom = (0, -top) if symmetric else (round(-low / scale), 0)
+    ours = (
+        2 * torch.randn(40, 16, generator=torch.Generator().manual_seed(count))
+    ).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    ends = torch.tensor(low), torch.tensor(high)
+    round_inputs(ours, *ends, bits=count, symmetric=symmetric).square().sum().backward()
+    given = torch.fake_quantize_per_tensor_affine(theirs, scale, zero, bottom, top)
+    given.square().sum().backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    plain = wholly_decided(ours.detach().double() / scale)
+    torch.testing.assert_close(ours.grad[plain], theirs.grad[plain], rtol=1e-5, atol=0)
+    assert 0 < int((ours.grad == 0).sum()) < ours.numel()
+
+
 def test_zero_lies_in_the_range_of_inputs_of_one_sign() -> None:
     inputs = torch.tensor([[0.5, 0.6, 0.7, 0.8]])
     low, high = extent(inputs, "token")

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bodies
 import pytest
 import tiny
 import torch
@@ -16,7 +17,10 @@ from pytest_compression.kernels.quantization import Quantized, quantize
 from pytest_compression.models.filed import Filed
 from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.modifiers.material import Material
-from pytest_compression.types import Claim
+from pytest_compression.modifiers.pruning import Magnitude
+from pytest_compression.modifiers.quantization import Hqq, RoundToNearest
+from pytest_compression.modifiers.structured import Neurons
+from pytest_compression.types import Claim, Modifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,3 +336,30 @@ def test_the_environment_names_the_texts_that_steps_read(tmp_path: Path) -> None
     assert len(found) == 2
     model.compress([Taught(run=round_inputs, material=Material(facts=("capital",)))])
     assert not any(name.startswith("text") for name in model.environment())
+
+
+HALF = Magnitude(sparsity=0.5, targets="feed-forward")
+LOST = Hqq(bits=3, group_size=5, targets="feed-forward")
+FEWER = Neurons(sparsity=0.3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([LOST, HALF, FEWER], "Hqq was asked for 3 bits, but .* lies on no grid after the whole"),
+        ([HALF, FEWER, LOST], "Magnitude was asked for sparsity .* after the whole recipe"),
+        ([HALF, LOST, FEWER], "Magnitude was asked for sparsity .* after the whole recipe"),
+    ],
+)
+def test_what_was_undone_is_seen_although_it_was_cut(steps: list[Modifier], words: str) -> None:
+    model = bodies.model("llama")
+    model.module.float()
+    with pytest.raises(RecipeError, match=words):
+        model.compress(steps)
+
+
+@pytest.mark.parametrize("later", [[FEWER], [FEWER, FEWER], [RoundToNearest(bits=4), FEWER]])
+def test_a_mask_may_be_cut(later: list[Modifier]) -> None:
+    model = bodies.model("llama")
+    model.module.float()
+    model.compress([HALF, *later])

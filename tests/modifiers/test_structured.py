@@ -19,7 +19,6 @@ from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.models.snapshot import settings_of
 from pytest_compression.models.sources import Embedded, Pretrained
 from pytest_compression.models.units import heads_of, neurons_of
-from pytest_compression.modifiers.activations import Activations
 from pytest_compression.modifiers.backends.torch_dynamic import TorchDynamic
 from pytest_compression.modifiers.material import Material
 from pytest_compression.modifiers.pruning import Magnitude
@@ -259,30 +258,6 @@ def test_what_was_quantized_stays_so_when_other_layers_go() -> None:
     footprint = model.compress([RoundToNearest(bits=4), Layers(count=1)])
     assert footprint.bits == pytest.approx(quantized.bits)
     assert all(weight.stored is not None for weight in model.weights("all"))
-
-
-@pytest.mark.parametrize("step", [Heads(sparsity=0.5), Neurons(sparsity=0.5)])
-@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
-@pytest.mark.parametrize("earlier", [RoundToNearest(bits=4), TorchDynamic()])
-def test_codes_cannot_be_cut(earlier: Modifier, kind: str, step: Modifier) -> None:
-    model = bodies.model(kind)
-    model.module.float()
-    said = r"^'[a-z]\S+' is quantized by now.*put this step before the quant"
-    with pytest.raises(RecipeError, match=said):
-        model.compress([earlier, step])
-
-
-@pytest.mark.parametrize("step", [Heads(sparsity=0.5), Neurons(sparsity=0.5)])
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_layer_that_rounds_its_inputs_is_not_said_to_be_quantized(
-    kind: str, step: Modifier
-) -> None:
-    model = bodies.model(kind)
-    said = r"^the inputs of '[a-z]\S+' are rounded by now.*put this step before"
-    with pytest.raises(RecipeError, match=said):
-        model.compress([Activations(), step])
-    assert model.restore()
-    model.compress([step, Activations()])
 
 
 def test_what_other_libraries_hold_elsewhere_is_no_hindrance() -> None:
