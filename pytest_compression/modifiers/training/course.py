@@ -27,7 +27,7 @@ class Course:
     """At its highest: it rises over the first 5 % of the steps and then falls to zero."""
     embeddings: bool = False
     """Whether token embeddings and output head learn, too, which makes them layers that the recipe
-    touched; all other parameters always learn."""
+    touched; all other parameters always learn, but for those of other libraries' layers."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Of the order of batches, and of dropout."""
 

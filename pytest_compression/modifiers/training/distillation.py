@@ -59,16 +59,9 @@ class Distill(Course):
                 quantized, or the loss is not finite.
         """
         from pytest_compression.modifiers.training.loop import plain_loss, teach
-        from pytest_compression.modifiers.training.trainee import (
-            Trainee,
-            refuse_untrainable,
-            taught_layers,
-        )
+        from pytest_compression.modifiers.training.trainee import Trainee, taught_layers
 
-        refuse_untrainable(model)
-        if packed := [weight.name for weight in model.layers() if weight.stored is not None]:
-            message = f"'{packed[0]}' is quantized: distill first, then quantize the student."
-            raise RecipeError(message)
+        refuse_quantized(model)
         student, removed, places = self.student(model.module)
         trainee = Trainee(model, student, taught_layers(student, embeddings=self.embeddings))
         trainee.keep_zeros()
@@ -160,3 +153,17 @@ class Distill(Course):
             return soft + self.labels * functional.cross_entropy(given, labels)
 
         return loss
+
+
+def refuse_quantized(model: "LanguageModel") -> None:
+    """Refuse a teacher in codes, or one that rounds its inputs: a student would begin with neither.
+
+    Raises:
+        RecipeError: it is one.
+    """
+    for weight in model.layers():
+        rounds = getattr(weight.layer, "activation_bits", None) is not None
+        if rounds or weight.stored is not None:
+            what = "rounds its inputs" if rounds else "is quantized"
+            message = f"'{weight.name}' {what}: distill first, then quantize the student."
+            raise RecipeError(message)

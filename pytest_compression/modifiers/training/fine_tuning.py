@@ -12,23 +12,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune(Course):
-    """Train what is left; masks and grids of earlier steps stay.
+    """Train what is left; masks, codes and rounded inputs of earlier steps stay.
 
     Weights that are zero stay zero. A quantized weight is trained straight through its rounding, on
-    the grid it has, and stays packed.
+    the scales it has, and stays packed. A layer of another library stays as it is.
 
     Source: Han et al. 2015, https://arxiv.org/abs/1506.02626.
     """
 
     keep_zeros: bool = True
-    """Whether weights that are zero stay zero. Where a weight was quantized and never pruned, its
-    zeros are codes as any other, and may be set free."""
+    """Whether weights that are zero stay zero, also those that rounding made so. Where a layer was
+    never pruned its zeros are codes as any other, and may be set free."""
 
     def apply(self, model: "LanguageModel") -> Claim:
         """Train in place.
 
         Raises:
-            RecipeError: a layer passes no gradient, or the loss is not finite.
+            RecipeError: a layer passes no gradient, nothing is left that could learn, or the loss
+                is not finite.
         """
         from pytest_compression.modifiers.training.loop import plain_loss, teach
         from pytest_compression.modifiers.training.trainee import trainee_of
@@ -37,4 +38,5 @@ class FineTune(Course):
         batches = self.material.batches(model, self.batch)
         teach(trainee, batches, self, plain_loss(trainee))
         trainee.put()
-        return Claim(targets=list(trainee.names))
+        # Where all weights are another library's, what lies between them has learned.
+        return Claim(targets=[*trainee.names] or [weight.name for weight in model.linear()])

@@ -56,11 +56,12 @@ class GradualMagnitude(Course):
         from pytest_compression.modifiers.training.loop import plain_loss, teach
         from pytest_compression.modifiers.training.trainee import trainee_of
 
-        names = [weight.name for weight in model.weights(self.targets, self.ignore)]
-        trainee = trainee_of(model, embeddings=self.embeddings, targets=names)
-        if packed := [name for name in names if name in trainee.roundings]:
+        weights = model.weights(self.targets, self.ignore)
+        if packed := [weight.name for weight in weights if weight.stored is not None]:
             message = f"'{packed[0]}' is quantized: prune first, then quantize."
             raise RecipeError(message)
+        names = [weight.name for weight in weights]
+        trainee = trainee_of(model, embeddings=self.embeddings, targets=names)
         batches = self.material.batches(model, self.batch)
         teach(trainee, batches, self, plain_loss(trainee), self._pruning(trainee, names))
         trainee.put()

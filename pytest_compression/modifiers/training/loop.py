@@ -97,7 +97,7 @@ def teach(
         Mean loss over the last pass, or over all if there is no whole one.
 
     Raises:
-        RecipeError: the loss is not finite.
+        RecipeError: the loss is not finite, or hangs on nothing that learns.
     """
     steps = course.length(len(batches))
     copies = list(trainee.copies.values())
@@ -108,6 +108,12 @@ def teach(
             for group in optimizer.param_groups:
                 group["lr"] = course.learning_rate * warm_cosine(step, steps)
             nats = loss(batches[place])
+            if not nats.requires_grad:
+                message = (
+                    "no gradient passes from what the model answers to anything that could learn: "
+                    "put the step that learns before those of other libraries."
+                )
+                raise RecipeError(message)
             losses.append(nats.item())
             if not nats.isfinite():
                 message = (

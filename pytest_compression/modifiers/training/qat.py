@@ -59,11 +59,13 @@ class Qat(Course):
         """Train and quantize in place.
 
         Raises:
-            RecipeError: a layer passes no gradient, or the loss is not finite.
+            RecipeError: a layer passes no gradient, a target is another library's, or the loss is
+                not finite.
         """
         from pytest_compression.kernels import ternary
+        from pytest_compression.modifiers.training.codings import FittedAnew
         from pytest_compression.modifiers.training.loop import plain_loss, teach
-        from pytest_compression.modifiers.training.trainee import Rounding, trainee_of
+        from pytest_compression.modifiers.training.trainee import trainee_of
 
         weights = model.weights(self.targets, self.ignore)
         for weight in weights:
@@ -72,7 +74,9 @@ class Qat(Course):
                 raise RecipeError(message)
         names = [weight.name for weight in weights]
         trainee = trainee_of(model, embeddings=self.embeddings, targets=names)
-        trainee.roundings |= dict.fromkeys(names, Rounding(grid=self.grid))
+        for weight in weights:
+            dtype = weight.values.dtype
+            trainee.roundings[weight.name] = FittedAnew(fit=self.grid, dtype=dtype)
         batches = self.material.batches(model, self.batch)
         teach(trainee, batches, self, plain_loss(trainee))
         trainee.put()

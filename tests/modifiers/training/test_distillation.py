@@ -16,12 +16,14 @@ from pytest_compression.errors import RecipeError
 from pytest_compression.leakage import refuse_taught
 from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.models.sources import Embedded, Pretrained
+from pytest_compression.modifiers.activations import Activations
 from pytest_compression.modifiers.material import Material
 from pytest_compression.modifiers.pruning import Magnitude
 from pytest_compression.modifiers.quantization import RoundToNearest
 from pytest_compression.modifiers.training.distillation import Distill
 from pytest_compression.modifiers.training.loop import inputs_of, learned
 from pytest_compression.modifiers.training.trainee import Trainee, taught_layers
+from pytest_compression.types import Modifier
 
 ARCHITECTURES = sorted(set(tiny.ARCHITECTURES) - {"albert"})
 
@@ -201,9 +203,13 @@ def test_a_teacher_whose_blocks_share_their_weights_is_refused(material: Materia
         tiny.model("albert").compress([quick(material)])
 
 
-def test_a_quantized_teacher_is_refused(material: Material) -> None:
-    with pytest.raises(RecipeError, match="distill first, then quantize the student"):
-        tiny.model("llama").compress([RoundToNearest(bits=8), quick(material)])
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [(RoundToNearest(bits=8), "is quantized"), (Activations(), "rounds its inputs")],
+)
+def test_a_quantized_teacher_is_refused(step: Modifier, said: str, material: Material) -> None:
+    with pytest.raises(RecipeError, match=f"{said}: distill first, then quantize the student"):
+        tiny.model("llama").compress([step, quick(material)])
 
 
 def test_what_only_concerns_probabilities_is_refused_with_answers() -> None:

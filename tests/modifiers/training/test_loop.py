@@ -113,6 +113,19 @@ def test_it_says_how_far_it_is(material: Material) -> None:
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_a_loss_that_hangs_on_nothing_that_learns_is_refused(material: Material) -> None:
+    model = tiny.model("llama")
+    module: Any = model.module
+
+    def cut(_: nn.Module, __: object, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state.detach()
+        return output
+
+    module.model.register_forward_hook(cut)
+    with pytest.raises(RecipeError, match="no gradient passes from what the model answers"):
+        FineTune(material=material, steps=1).apply(model)
+
+
 def test_a_loss_that_is_not_finite_is_refused_and_the_model_stays(material: Material) -> None:
     model = tiny.model("llama")
     layer: Any = model.module.get_submodule("model.layers.1.mlp.down_proj")

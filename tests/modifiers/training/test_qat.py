@@ -10,6 +10,7 @@ import torch
 
 from pytest_compression.kernels.quantization import Quantized
 from pytest_compression.models.language_model import LanguageModel
+from pytest_compression.modifiers.activations import Activations
 from pytest_compression.modifiers.material import Material
 from pytest_compression.modifiers.pruning import Magnitude
 from pytest_compression.modifiers.quantization import RoundToNearest
@@ -125,3 +126,16 @@ def test_options_are_read_from_a_suite() -> None:
     for wrong in (1, 9, "binary"):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(given | {"bits": wrong}, Qat)
+
+
+def test_it_learns_with_rounded_inputs(
+    material: Material, nats: Callable[[LanguageModel], float]
+) -> None:
+    model = tiny.model("bert")
+    footprint = model.compress([Activations(), quick(material, bits=4)])
+    assert footprint.activation_bits == 8
+    assert all(weight.stored is not None for weight in model.weights("all"))
+    learned = nats(model)
+    assert model.restore()
+    model.compress([RoundToNearest(bits=4), Activations()])
+    assert learned < nats(model)
