@@ -7,7 +7,7 @@ Only what answers every question alike gets its name; anything else leaves nothi
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from math import fsum
 from pathlib import Path
@@ -21,10 +21,10 @@ from pytest_compression.leakage import Learner, refuse_leaks, refuse_taught
 from pytest_compression.types import Footprint, Measurement, Model, Part, Suite, TrialSpec
 
 CARD = "compression.json"
-PACKED = 1.05
-"""Formats pad and describe their codes; more bytes than this were not written packed."""
+"""Where it is said what a directory holds. Saving a model may begin it: ``plain`` are packed layers
+that it wrote as plain numbers, each with the reason."""
 SHOWN = 5
-"""Questions that an error shows."""
+"""Questions that an error shows, and layers of one reason."""
 
 
 def export(
@@ -56,9 +56,13 @@ def export(
         if red:
             said = f"{variant} was not exported: read again from its files, it answers otherwise."
             return [said, *lines], True
-        lines.append(weighed(judged.footprint, shipped.footprint))
-        write_card(made, read, variant, judged, shipped)
-        publish(made, folder)
+        lines += [weighed(judged.footprint, shipped.footprint), *reasons(noted_plain(made))]
+        try:
+            write_card(made, read, variant, judged, shipped)
+            publish(made, folder)
+        except OSError as error:
+            message = f"'{folder}' could not be written: {error.strerror}."
+            raise RecipeError(message) from error
     return [f"{variant} -> {folder}", *lines], False
 
 
@@ -237,14 +241,32 @@ def differences(
 
 def weighed(judged: Footprint, shipped: Footprint) -> str:
     """What the files weigh, beside what was judged."""
-    said = f"  tensors: {shipped.bytes} bytes in the files, {judged.bytes} judged"
-    if shipped.bytes > PACKED * judged.bytes:
-        said += (
-            ". What was judged packed is written as the plain numbers that it stands for; packed "
-            "are linear layers that lie on integer grids of one kind, if compressed-tensors is "
-            "installed"
-        )
-    return said
+    parts = " and ".join(f"{one.bytes / judged.dense_bytes:.2f}" for one in (shipped, judged))
+    return (
+        f"  tensors: {shipped.bytes} bytes in the files, {judged.bytes} judged ({parts} of the "
+        "dense model)"
+    )
+
+
+def noted_plain(folder: Path) -> dict[str, str]:
+    """Packed layers that were written as plain numbers, and why."""
+    card = folder / CARD
+    if not card.exists():
+        return {}
+    return msgspec.json.decode(card.read_bytes(), type=dict[str, dict[str, str]])["plain"]
+
+
+def reasons(plain: Mapping[str, str]) -> list[str]:
+    """A line for each reason why layers were written as plain numbers."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in plain.items():
+        by_reason.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in by_reason.items():
+        shown = ", ".join(names[:SHOWN])
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        lines.append(f"  written as plain numbers: {shown}{more} ({reason})")
+    return lines
 
 
 def write_card(
@@ -261,6 +283,7 @@ def write_card(
         "recipe": steps,
         "judged": judged.footprint,
         "in_these_files": shipped.footprint,
+        "plain": noted_plain(folder),
         "scores": {
             name: {"questions": len(one.questions), "score": fsum(one.scores) / len(one.questions)}
             for name, one in shipped.answers.items()

@@ -22,7 +22,13 @@ models:
   decoder: {use: embedded, family: causal}
 recipes:
   half: {use: magnitude, sparsity: 0.3}
-  int4: {use: rtn, bits: 4, granularity: group, group_size: 32, symmetric: false}
+  mixed:
+    steps:
+    - {use: rtn, bits: 8, targets: attention}
+    - {use: rtn, bits: 4, granularity: group, group_size: 32, symmetric: false,
+       targets: feed-forward}
+  nf4: {use: nf4}
+  hqq: {use: hqq}
   spoilt: {use: "spoiling:Spoil"}
   narrow: {use: "spoiling:Narrow"}
   taught: {use: "spoiling:Taught"}
@@ -98,7 +104,7 @@ def test_a_pruned_model_is_written_and_answers_alike(export: Export, tmp_path: P
         "decoder/half -> release",
         "  capitals: 12 of 12 questions score the same; largest difference 0",
         "  symbols: 6 of 6 questions score the same; largest difference 0",
-        "  tensors: 4264448 bytes in the files, 4264448 judged",
+        "  tensors: 4264448 bytes in the files, 4264448 judged (1.00 and 1.00 of the dense model)",
     ]
     assert left(tmp_path) == {"release"}
     release = tmp_path / "release"
@@ -116,14 +122,44 @@ def test_a_pruned_model_is_written_and_answers_alike(export: Export, tmp_path: P
     assert release.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def test_a_quantized_model_is_written_packed(export: Export, tmp_path: Path) -> None:
-    code, said, error = export("decoder/int4", "--benchmark", "symbols", to="new/release")
+SAME = "  symbols: 6 of 6 questions score the same; largest difference 0"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "method"),
+    [
+        ("mixed", 1.001, "compressed-tensors"),
+        ("nf4", 1.02, "bitsandbytes"),
+    ],
+)
+def test_a_quantized_model_is_written_packed(
+    export: Export, tmp_path: Path, recipe: str, more: float, method: str
+) -> None:
+    code, said, error = export(f"decoder/{recipe}", "--benchmark", "symbols", to="new/release")
     assert (code, error) == (0, "")
-    assert said[1:] == [
-        "  symbols: 6 of 6 questions score the same; largest difference 0",
-        "  tensors: 1788096 bytes in the files, 1799168 judged",
-    ]
-    assert (tmp_path / "new" / "release" / "compression.json").exists()
+    assert said[1] == SAME
+    assert len(said) == 3
+    release = tmp_path / "new" / "release"
+    card = json.loads((release / "compression.json").read_text(encoding="utf-8"))
+    files, judged = (card[name]["bytes"] for name in ("in_these_files", "judged"))
+    assert said[2].startswith(f"  tensors: {files} bytes in the files, {judged} judged (0.4")
+    assert files <= more * judged
+    assert card["plain"] == {}
+    config = json.loads((release / "config.json").read_text(encoding="utf-8"))
+    assert config["quantization_config"]["quant_method"] == method
+
+
+def test_what_is_written_as_plain_numbers_is_said(export: Export, tmp_path: Path) -> None:
+    code, said, error = export("decoder/hqq", "--benchmark", "symbols")
+    reason = "no common format holds zero points that are no whole numbers"
+    assert (code, error) == (0, "")
+    assert said[1] == SAME
+    names = ", ".join(f"model.layers.0.self_attn.{one}_proj" for one in "qkvo")
+    assert said[3].startswith(f"  written as plain numbers: {names}, ")
+    assert said[3].endswith(f" and 23 more ({reason})")
+    assert len(said) == 4
+    card = json.loads((tmp_path / "release" / "compression.json").read_text(encoding="utf-8"))
+    assert list(card["plain"].values()) == [reason] * 28
 
 
 def test_a_model_that_answers_otherwise_is_red_and_leaves_nothing(
@@ -165,6 +201,19 @@ def test_a_disk_that_is_full_leaves_nothing(
     code, said, error = export("decoder/half", *NAMED)
     assert (code, said) == (2, [])
     assert "the model could not be written: [Errno 28] No space left on device" in error
+    assert left(tmp_path) == set()
+
+
+def test_a_disk_that_is_full_at_last_leaves_nothing(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pytest_compression.export.write_card", full)
+    code, said, error = export("decoder/half", "--benchmark", "symbols")
+    assert (code, said) == (2, [])
+    assert "'release' could not be written: No space left on device." in error
     assert left(tmp_path) == set()
 
 

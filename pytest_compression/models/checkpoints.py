@@ -108,13 +108,14 @@ def read(source: "Pretrained", model: "LanguageModel", *, as_stored: bool) -> Ar
         require_packages(source, method)
         check_configuration(source, config, model)
         files = weight_files(where, source.revision, gguf=gguf, pickles=source.allow_pickle)
-        options = weight_options(source, gguf) | route(method, settings)
+        groups = groups_of(method, settings)
+        options = weight_options(source, gguf) | route(groups)
         if as_stored and method not in DECODED:
             options["dtype"] = "auto"
         if method == "quanto":
             module, info = read_quanto(source, where, config, options["dtype"], files)
         else:
-            with fitting(method, config.model_type):
+            with fitting(method, config.model_type), by_group(groups):
                 loader = AUTO_CLASSES[model.family]
                 module, info = loader.from_pretrained(where, **options, **shared)
         check_keys(source, info)
@@ -196,19 +197,31 @@ def require_packages(source: "Pretrained", method: str) -> None:
         raise ModelError(message)
 
 
-def route(method: str, settings: dict[str, Any] | None) -> dict[str, Any]:
+def groups_of(method: str, settings: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Of weights of compressed-tensors, one for each kind; none where inputs are rounded, too."""
+    groups = list(((settings or {}).get("config_groups") or {}).values())
+    rounds = any(group.get(f"{which}_activations") for group in groups for which in WHICH)
+    return [] if method != "compressed-tensors" or rounds else groups
+
+
+def route(groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Options by which ``transformers`` reads a format as it is meant.
 
     Compressed weights alone are decompressed while they are read, for packed zero points cannot be
-    at the first forward. Where inputs are rounded too, that has to stay; and where layers lie on
-    grids of several kinds, it would read all by the first.
+    at the first forward. Where inputs are rounded, too, the layers have to stay what they are.
     """
-    groups = ((settings or {}).get("config_groups") or {}).values()
-    rounds = any(group.get(f"{which}_activations") for group in groups for which in WHICH)
-    kinds = {repr(group.get("weights")) for group in groups}
-    if method == "compressed-tensors" and not rounds and len(kinds) == 1:
-        return {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
-    return {}
+    if not groups:
+        return {}
+    return {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
+
+
+def by_group(groups: Sequence[dict[str, Any]]) -> contextlib.AbstractContextManager[None]:
+    """Read each layer as its own group says, if there are several kinds."""
+    if len({repr((group.get("weights"), group.get("format"))) for group in groups}) < 2:
+        return contextlib.nullcontext()
+    from pytest_compression.models.config_groups import each_by_its_group
+
+    return each_by_its_group()
 
 
 def decompress(module: nn.Module) -> None:

@@ -1,12 +1,13 @@
 """Writing a compressed model down, so that ``transformers`` gives the same model again.
 
-Plain tensors are written in their dtype, whatever they were rounded to; bitsandbytes' layers as
-bitsandbytes writes them. What no file of ``transformers`` could hold is refused by name, for it
-would come back as another model.
+Packed layers are written packed where a format holds them, other libraries' layers as these
+libraries write them, all else in its dtype, whatever it was rounded to. What no file of
+``transformers`` could hold is refused by name, for it would come back as another model.
 """
 
 import contextlib
 import copy
+import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from pytest_compression.errors import RecipeError
-from pytest_compression.kernels.quantization import Quantized
+from pytest_compression.models.bitsandbytes_files import own_settings
 from pytest_compression.models.completeness import listed
 from pytest_compression.models.families import ends
-from pytest_compression.models.pack_quantized import configuration, packable, tensors_of
+from pytest_compression.models.packing import packing_of, written
 from pytest_compression.models.places import first_line, quiet
 from pytest_compression.models.quanto_files import is_quanto, write_map
 from pytest_compression.models.snapshot import stored_tensors
@@ -28,9 +29,12 @@ from pytest_compression.models.snapshot import stored_tensors
 if TYPE_CHECKING:
     from pytest_compression.models.language_model import LanguageModel
 
+CARD = "compression.json"
+"""Where it is said which packed layers are plain; the command adds all else to it."""
+
 
 def save(model: "LanguageModel", folder: Path) -> None:
-    """Write network, configuration and tokenizer.
+    """Write network, configuration and tokenizer, and which packed layers became plain numbers.
 
     Args:
         model: as it is now.
@@ -45,34 +49,46 @@ def save(model: "LanguageModel", folder: Path) -> None:
         raise RecipeError(message)
     refuse_rounded_inputs(model)
     quanto = is_quanto(model)
-    settings = bitsandbytes(model) if model.adopted and not quanto else None
+    settings = own_settings(model) if model.adopted and not quanto else None
+    packing = packing_of(model)
     with settings_put_back(network), quiet():
         tensors = untied(network)
         check_shapes(network, model.adopted)
-        packed = {} if model.adopted else packable(model)
-        if packed:
-            network.config.quantization_config = configuration(model, packed)
-            tensors = replaced(network.state_dict() if tensors is None else tensors, packed)
-        elif quanto:
-            write_map(network, folder)
-        elif settings:
+        if packing.settings is not None:
+            settings = packing.settings
+            tensors = written(network.state_dict() if tensors is None else tensors, packing)
+        if settings is not None:
             network.config.quantization_config = settings
         try:
             network.save_pretrained(folder, state_dict=tensors)
             model.tokenizer.save_pretrained(folder)
+            if quanto:
+                write_map(network, folder)
+            write_plain(packing.plain, folder)
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             message = f"the model could not be written: {first_line(error)}"
             raise RecipeError(message) from error
+
+
+def write_plain(plain: Mapping[str, str], folder: Path) -> None:
+    """Say which packed layers are written as plain numbers, if any, and why."""
+    if plain:
+        text = json.dumps({"plain": plain}, indent=2)
+        (folder / CARD).write_text(text + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
 def settings_put_back(network: PreTrainedModel) -> Iterator[None]:
     """Let nothing be left out, and put back what saving changes in the live network.
 
-    Marian leaves out its positions, for it believes that it can compute them.
+    Marian leaves out its positions, for it believes that it can compute them; and what was done
+    to packed weights when they were read, ``transformers`` (5.23) would undo and cannot.
     """
     attributes, settings = dict(vars(network)), copy.deepcopy(vars(network.config))
     network._keys_to_ignore_on_save = None  # noqa: SLF001  # no other way
+    conversions: Any = getattr(network, "_weight_conversions", None)
+    if conversions is not None:
+        vars(network)["_weight_conversions"] = [one for one in conversions if not is_one_way(one)]
     try:
         yield
     finally:
@@ -80,6 +96,12 @@ def settings_put_back(network: PreTrainedModel) -> Iterator[None]:
         vars(network).update(attributes)
         vars(network.config).clear()
         vars(network.config).update(settings)
+
+
+def is_one_way(conversion: Any) -> bool:
+    """Whether it is a quantizer's, which made layers of what a file holds."""
+    operations = getattr(conversion, "operations", ())
+    return any(hasattr(operation, "hf_quantizer") for operation in operations)
 
 
 def refuse_rounded_inputs(model: "LanguageModel") -> None:
@@ -99,61 +121,6 @@ def refuse_rounded_inputs(model: "LanguageModel") -> None:
             "tell: the model would come back without it. Export a recipe of weights alone."
         )
         raise RecipeError(message)
-
-
-def bitsandbytes(model: "LanguageModel") -> Any:
-    """What a configuration must say so that bitsandbytes' layers come back.
-
-    Raises:
-        RecipeError: they are not all of one library and kind, or ``transformers`` cannot save them.
-    """
-    weights = [weight for weight in model.linear() if weight.name in model.adopted]
-    settings = {repr(one): one for one in map(bitsandbytes_settings, weights)}
-    found = next(iter(settings.values()))
-    if found is None or len(settings) > 1:
-        kinds = sorted({kind_of(one.layer) for one in weights})
-        message = (
-            f"layers of the kind {', '.join(kinds)} cannot be exported"
-            f"{' together' if len(settings) > 1 else ''}: of other libraries' layers only those "
-            "of bitsandbytes (one kind for all) and optimum-quanto are. Save such a model with its "
-            "own library, and judge the file: use: checkpoint."
-        )
-        raise RecipeError(message)
-    kept = [weight.name for weight in model.linear() if weight.name not in model.adopted]
-    never = set(getattr(model.module, "_keep_in_fp32_modules", None) or ())
-    plain = [weight.name for weight in weights if never & set(weight.name.split("."))]
-    if plain:
-        message = (
-            f"transformers keeps {listed(plain)} in single precision, and would not read what is "
-            "packed: leave them out with 'ignore'."
-        )
-        raise RecipeError(message)
-    return BitsAndBytesConfig(llm_int8_skip_modules=[f"{name}$" for name in kept], **found)
-
-
-def bitsandbytes_settings(weight: Any) -> dict[str, Any] | None:
-    """What bitsandbytes' layer was made with; None if it is another library's."""
-    layer: Any = weight.layer
-    if hasattr(layer.weight, "SCB"):
-        return {"load_in_8bit": True, "llm_int8_threshold": layer.threshold}
-    state = getattr(layer.weight, "quant_state", None)
-    if state is None:
-        return None
-    return {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": state.quant_type,
-        "bnb_4bit_use_double_quant": state.nested,
-        "bnb_4bit_quant_storage": layer.weight.dtype,
-        "bnb_4bit_compute_dtype": state.dtype,
-    }
-
-
-def kind_of(layer: Any) -> str:
-    """What a layer is, with its weight; or with its module, if it shows none as a tensor."""
-    kind = type(layer)
-    if isinstance(layer.weight, Tensor):
-        return f"{kind.__name__} of {type(layer.weight).__name__}"
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def untied(network: PreTrainedModel) -> dict[str, Tensor] | None:
@@ -212,15 +179,3 @@ def check_shapes(network: PreTrainedModel, adopted: Collection[str]) -> None:
             f"it could not be loaded again: {listed(broken)}."
         )
         raise RecipeError(message)
-
-
-def replaced(tensors: Mapping[str, Tensor], packed: Mapping[str, Quantized]) -> dict[str, Tensor]:
-    """The tensors with what stands for the weights of packed layers in place of these."""
-    written: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        layer = name.removesuffix(".weight")
-        if layer != name and layer in packed:
-            written |= tensors_of(layer, packed[layer])
-        else:
-            written[name] = tensor
-    return written

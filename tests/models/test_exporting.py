@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
-from saved import WEIGHTS, saved, write_gguf
-from torch import Tensor, nn
+from exported import checked
+from saved import saved, write_gguf
+from torch import nn
 
 from pytest_compression.errors import RecipeError
 from pytest_compression.models.language_model import LanguageModel
@@ -19,35 +19,13 @@ from pytest_compression.models.sources import Pretrained
 from pytest_compression.modifiers.backends.bitsandbytes import BitsAndBytes
 from pytest_compression.modifiers.backends.quanto import Quanto
 from pytest_compression.modifiers.backends.torch_dynamic import TorchDynamic
-from pytest_compression.modifiers.checkpoint import Checkpoint
 from pytest_compression.modifiers.pruning import Magnitude
 from pytest_compression.modifiers.quantization import RoundToNearest
-from pytest_compression.types import Claim, Footprint, Modifier
+from pytest_compression.types import Claim
 
 HEAD = RoundToNearest(bits=8, targets="head")
 WIDE: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
 TYPICAL = ("gpt2", "albert", "bart", "t5")
-
-
-def logits(model: LanguageModel) -> Tensor:
-    ids = torch.arange(3, 20)[None]
-    inputs = {"decoder_input_ids": ids} if model.family == "seq2seq" else {}
-    found: Tensor = model.module(input_ids=ids, **inputs).logits
-    return found
-
-
-def checked(model: LanguageModel, steps: list[Modifier], folder: Path) -> dict[str, Tensor]:
-    """Compress, save, and read again as a checkpoint: the same logits, bit for bit."""
-    footprint = model.compress(steps)
-    expected, settings = logits(model), model.module.config.to_dict()  # type: ignore[union-attr,operator]
-    model.save(folder)
-    assert model.module.config.to_dict() == settings  # type: ignore[union-attr,operator]
-    assert torch.equal(logits(model), expected)
-    assert model.restore()
-    again = model.compress([Checkpoint(path=str(folder))])
-    assert torch.equal(logits(model), expected)
-    assert again.weight_error == footprint.weight_error
-    return load_file(folder / WEIGHTS)
 
 
 @pytest.mark.parametrize("architecture", TYPICAL)
@@ -90,24 +68,6 @@ def test_half_precision_stays_half_precision(tmp_path: Path) -> None:
     folder.mkdir()
     tensors = checked(model, [Magnitude(sparsity=0.5)], folder)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
-
-
-@pytest.mark.parametrize(
-    ("architecture", "symmetric"), [("llama", True), ("bert", False), ("t5", False)]
-)
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_integer_grids_are_written_packed(
-    tmp_path: Path, architecture: str, *, symmetric: bool
-) -> None:
-    step = RoundToNearest(bits=4, granularity="group", group_size=8, symmetric=symmetric)
-    wide = WIDE if architecture != "t5" else {}
-    model = tiny.model(architecture, **wide)
-    tensors = checked(model, [step], tmp_path)
-    judged = model.restore() and model.compress([step])
-    shipped = sum(tensor.nbytes for tensor in tensors.values())
-    assert isinstance(judged, Footprint)
-    assert shipped < 1.05 * judged.bytes < judged.dense_bytes
-    assert {tensor.dtype for name, tensor in tensors.items() if "packed" in name} == {torch.int32}
 
 
 @pytest.mark.parametrize(
