@@ -25,6 +25,7 @@ __all__ = [
     "PluginError",
     "RecipeError",
     "SuiteError",
+    "closest",
     "nearest",
 ]
 
@@ -57,10 +58,18 @@ class BaselineError(CompressionError):
     """A baseline is missing, unreadable, or belongs to something else."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The name that was probably meant, if there is one; capitals count only between two."""
+    names = sorted(known)
+    folded = {one.lower(): one for one in reversed(names)}
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    alike = get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    return close[0] if close else folded[alike[0]] if alike else None
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A closing sentence with the name that was probably meant, or all there are."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"Did you mean '{close[0]}'?"
+    if close := closest(name, names):
+        return f"Did you mean '{close}'?"
     return f"Known: {', '.join(names)}." if names else "None are known."

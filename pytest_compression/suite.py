@@ -225,7 +225,7 @@ class _Reader:
         try:
             registry.build(kind, part)
         except msgspec.ValidationError as error:
-            self.refuse_type(keys, error)
+            self.refuse_type(keys, error, registry.resolve(kind, use))
         return part
 
     # Overrides
@@ -296,22 +296,21 @@ class _Reader:
             try:
                 msgspec.convert(floor, Share)
             except msgspec.ValidationError as error:  # as one mapping it would name no key
-                self.refuse(place, f"'{relation}': {error}.")
+                self.refuse_type(place, error, Share)
         try:
             return msgspec.convert(body, to)
         except msgspec.ValidationError as error:
-            self.refuse_type(keys, error)
+            self.refuse_type(keys, error, to)
 
-    def refuse_type(self, keys: Keys, error: msgspec.ValidationError) -> NoReturn:
-        """Say in the suite's words what msgspec says with ``$.key[0]``."""
+    def refuse_type(self, keys: Keys, error: msgspec.ValidationError, of: Any) -> NoReturn:
+        """Say in the suite's words what msgspec says with ``$.key[0]`` of a value of a type."""
         text, _, path = str(error).partition(" - at `$")
-        inner = [int(i) if i else k for k, i in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", path)]
-        place = (*keys, *inner)
-        if not self.document.has(place) and self.document.has((*keys, "sweep", *inner)):
-            place = (*keys, "sweep", *inner)
-        said = f"'{inner[-1]}': " if inner else ""
-        hint = ""
-        if "got `int`" in text and "`str" in text:
-            hint = f' Quote it: "{self.document.source(place)}".'
-        stop = "" if text.endswith(("?", ".")) else "."
-        self.refuse(place, f"{said}{text}{stop}{hint}")
+        steps = re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]|\[\.\.\.\]", path)
+        inner = [int(i) if i else k or None for k, i in steps]
+        named = tuple(itertools.takewhile(lambda key: key is not None, inner))
+        place: Keys = (*keys, *(key for key in named if key is not None))
+        swept = (*keys, "sweep", *place[len(keys) :])
+        if not self.document.has(place) and self.document.has(swept):
+            place = swept
+        written = self.document.source(place) if len(named) == len(inner) else ""
+        self.refuse(place, registry.said(text, written, registry.alternatives(of, inner)))

@@ -16,7 +16,7 @@ def test_every_error_stands_in_the_drawn_tree_and_in_all() -> None:
         if isinstance(value, type) and issubclass(value, CompressionError)
     ]
     assert sorted(defined) == sorted(["CompressionError", *drawn])
-    assert sorted(errors.__all__) == sorted([*defined, "nearest"])
+    assert sorted(errors.__all__) == sorted([*defined, "closest", "nearest"])
     for name in drawn:
         assert getattr(errors, name).__bases__ == (CompressionError,)
 
@@ -29,6 +29,8 @@ def test_every_error_stands_in_the_drawn_tree_and_in_all() -> None:
         ("xyz", ["b", "a"], "Known: a, b."),
         ("xyz", [], "None are known."),
         ("a", {"a": 1}, "Did you mean 'a'?"),
+        ("KLD", ["agreement", "kl"], "Did you mean 'kl'?"),
+        ("BIT", ["BIT", "bit"], "Did you mean 'BIT'?"),
     ],
 )
 def test_the_nearest_name_or_all_of_them(name: str, known: list[str], said: str) -> None:

@@ -6,6 +6,8 @@ code is run.
 
 import csv
 import json
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -19,6 +21,10 @@ from pytest_compression.errors import MeasurementError
 Drawn = TypeVar("Drawn")
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """Decides what is drawn; it must fit into the eight bytes of a key."""
+
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+"""What stands between the columns of a table."""
 
 
 class Row(NamedTuple):
@@ -152,13 +158,14 @@ def table(path: Path, *, delimiter: str = ",") -> Iterator[Row]:
     """The rows of a CSV file with a header, quoted as spreadsheets do.
 
     Raises:
-        MeasurementError: it cannot be read, the header has a name twice, or a row has more or
-            fewer cells than the header.
+        MeasurementError: it cannot be read, its columns are parted otherwise, the header has a
+            name twice, or a row has more or fewer cells than the header.
     """
     reader = csv.reader((line for _, line in lines(path)), delimiter=delimiter, strict=True)
     begin = 1
     try:
         header = next(reader, [])
+        check_delimiter(path, header, delimiter)
         for name, count in Counter(header).items():
             if count > 1:
                 message = f"{path}:1: the header has '{name}' more than once."
@@ -178,6 +185,21 @@ def table(path: Path, *, delimiter: str = ",") -> Iterator[Row]:
         raise MeasurementError(message) from error
 
 
+def check_delimiter(path: Path, header: Sequence[str], delimiter: str) -> None:
+    """Refuse a header of one column that has others in it, parted by something else.
+
+    Raises:
+        MeasurementError: it has.
+    """
+    for other, name in DELIMITERS.items():
+        if len(header) == 1 and other in header[0] and other != delimiter:
+            message = (
+                f"{path}:1: the header is one column, '{header[0]:.60}', parted by {name}; save "
+                f"the file with {DELIMITERS[delimiter]} between its columns."
+            )
+            raise MeasurementError(message)
+
+
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines with their ends, read one by one: some files are larger than memory.
 
@@ -191,8 +213,25 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         message = f"'{path}' cannot be read: {error.strerror}."
         raise MeasurementError(message) from error
     except UnicodeDecodeError as error:
-        message = f"'{path}' is not UTF-8: {error}."
-        raise MeasurementError(message) from error
+        raise MeasurementError(not_utf8(path)) from error
+
+
+def not_utf8(path: Path) -> str:
+    """Where a file is not what it must be, and what to do; it is read again for its line."""
+    with path.open("rb") as file:
+        if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE):
+            return f"{path}:1: this file is UTF-16; save it as UTF-8."
+        file.seek(0)
+        number = 1
+        for line in file:
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                number += line.count(b"\r", 0, error.start)
+                byte = f"0x{line[error.start]:02x}"
+                return f"{path}:{number}: byte {byte} is not UTF-8; save the file as UTF-8."
+            number += len(re.findall(rb"\r\n?|\n", line))
+    return f"{path}: the file changed while it was read; try again."
 
 
 def hub(dataset: str, *, name: str | None, split: str, revision: str | None) -> Iterator[Row]:

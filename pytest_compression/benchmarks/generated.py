@@ -91,8 +91,9 @@ def measure(
     """
     if model.family == "masked":
         message = (
-            "a masked model writes no answers, so this benchmark cannot ask it. Give it one that "
-            "ranks answers or fills blanks, or override the suite's models."
+            "a masked model writes no answers, so this benchmark cannot ask it. A suite asks all "
+            "its models all its benchmarks: move the model to a suite file of its own, with "
+            "benchmarks that rank answers or fill blanks."
         )
         raise MeasurementError(message)
     if name not in model.memo:

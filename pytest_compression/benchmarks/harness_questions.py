@@ -165,7 +165,12 @@ def score(asked: Asked, metric: str, responses: list[Any], said: Mapping[str, An
     number = within(asked, metric, value)
     if not isinstance(given, str):
         given = asked.question.answer if number == 1 else OTHER
-    return Score(number, None, shortened(given))
+    return Score(number, None, answer_shown(given, asked.question.answer))
+
+
+def answer_shown(given: str, answer: str) -> str:
+    """What was written, in one line; as it is if white space alone may tell it from the answer."""
+    return given if given.split() == answer.split() else shortened(given)
 
 
 def best_choice(asked: Asked, metric: str, totals: list[float]) -> Score:

@@ -22,8 +22,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 from pytest_compression.benchmarks.files import draw, there
+from pytest_compression.benchmarks.harness_names import unknown
 from pytest_compression.benchmarks.harness_questions import Asked, LeftOut, questioned
-from pytest_compression.errors import MeasurementError, nearest
+from pytest_compression.errors import MeasurementError
 
 PREFERRED = (
     "acc_norm",
@@ -35,7 +36,8 @@ PREFERRED = (
     "word_perplexity",
     "perplexity",
 )
-"""Which metric is taken if none is named; otherwise a task's first."""
+"""Which metric is taken if none is named, of those that the groups aggregate if there are any;
+otherwise a task's first."""
 READING = (
     *("output_type", "repeats", "filter_list", "metric_list", "process_results"),
     *("doc_to_choice", "doc_to_target"),
@@ -89,15 +91,16 @@ def load(name: str, include_path: str | None) -> tuple[dict[str, Any], dict[str,
         MeasurementError: there is none, its data cannot be had, or it is not what a task must be.
     """
     folder = None if include_path is None else str(there(include_path, kind="directory"))
+    own: list[str] = []
     try:
         if folder is not None:
             mine = TaskManager(include_path=folder, include_defaults=False)
+            own = mine.all_tasks
             with contextlib.suppress(KeyError, TypeError):  # a group may name packaged tasks
                 return loaded(mine, name)
         manager = packaged() if folder is None else TaskManager(include_path=folder)
         if name not in manager.all_tasks:
-            message = f"lm-eval knows no task '{name}'. {nearest(name, manager.all_tasks)}"
-            raise MeasurementError(message)
+            raise MeasurementError(unknown(name, manager, own))
         return loaded(manager, name)
     except ConnectionError as error:
         message = (
@@ -119,15 +122,20 @@ def loaded(manager: TaskManager, name: str) -> tuple[dict[str, Any], dict[str, A
     return dict(sorted(tasks)), dict(found["groups"])
 
 
-def chosen_metric(tasks: Mapping[str, Any], wanted: str | None) -> str:
-    """The metric that all tasks are scored by.
+def chosen_metric(tasks: Mapping[str, Any], groups: Mapping[str, Any], wanted: str | None) -> str:
+    """The metric that all tasks are scored by; rather one that all aggregating groups show, too.
 
     Raises:
         MeasurementError: a task does not have it.
     """
     offered = {name: list(task.aggregation()) for name, task in tasks.items()}
     shared = [m for m in next(iter(offered.values())) if all(m in of for of in offered.values())]
+    tables = [
+        {one.metric for one in group.aggregate_metric_list or ()} for group in groups.values()
+    ]
+    shown = [m for m in shared if any(tables) and all(m in table for table in tables if table)]
     if wanted is None and shared:
+        shared = shown or shared
         return next((metric for metric in PREFERRED if metric in shared), shared[0])
     for name, metrics in offered.items():
         if wanted is None:
@@ -254,7 +262,7 @@ def plan(  # noqa: PLR0913  # the options of the benchmark
     with quiet():
         tasks, groups = load(name, include_path)
         wanted, _, chosen = (metric or "").partition(",")
-        metric = chosen_metric(tasks, wanted or None)
+        metric = chosen_metric(tasks, groups, wanted or None)
         asked: dict[str, Asked] = {}
         left_out: Counter[str] = Counter()
         for task in tasks.values():

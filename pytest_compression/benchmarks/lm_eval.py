@@ -51,8 +51,8 @@ class LmEval:
     seed: int = 0
     metric: Annotated[str, Meta(min_length=1)] | None = None
     """Such as ``acc`` or ``exact_match,flexible-extract`` (with a filter). If not given, the first
-    that all tasks have of acc_norm, acc, exact_match, f1, bits_per_byte, byte_perplexity,
-    word_perplexity, perplexity."""
+    that all tasks have (and a group aggregates, if it does any) of acc_norm, acc, exact_match, f1,
+    bits_per_byte, byte_perplexity, word_perplexity, perplexity."""
     apply_chat_template: bool = False
     """Ask in a conversation, as the tokenizer's template writes it; examples are its turns."""
     overlong: Literal["cut", "refuse"] = "cut"

@@ -1,5 +1,6 @@
 """Facts to cloze questions: repeated ones asked once, relations sampled, all of it counted."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,8 @@ def from_template(template: str, subject: str) -> Prompt | None:
 def survey(facts: Iterable[Fact], metric: Metric, limit: int | None, seed: int) -> Survey:
     """The questions that facts make, whatever their order.
 
-    Where answers are ranked, other right answers to the same prompt do not compete.
+    Where answers are ranked, other right answers to the same prompt, in all their forms, do not
+    compete.
 
     Args:
         facts: of one relation or more.
@@ -131,12 +133,14 @@ def survey(facts: Iterable[Fact], metric: Metric, limit: int | None, seed: int) 
         left_out.update(fact.excluded for fact in rows if fact.excluded)
         left_out[REPEATED] += len(told) - len(distinct)
         answers: dict[Prompt, set[str]] = {}
+        right: dict[Prompt, set[str]] = {}
         for fact in rows:
             if fact.prompt != NOWHERE:
                 answers.setdefault(fact.prompt, set()).add(fact.object)
+                right.setdefault(fact.prompt, set()).update((fact.object, *fact.accepted))
         ambiguous += sum(len(found) > 1 for found in answers.values())
         objects = tuple(sorted({fact.object for fact in rows}))
-        asked = asked_of(distinct, objects, answers, metric, left_out)
+        asked = asked_of(distinct, objects, right, metric, left_out)
         questions += draw(asked, [question.id for question in asked], limit, seed)
     return Survey(
         questions=tuple(sorted(questions, key=lambda question: question.id)),
@@ -146,17 +150,23 @@ def survey(facts: Iterable[Fact], metric: Metric, limit: int | None, seed: int) 
 
 
 def without_repeats(facts: Sequence[Fact]) -> list[Fact]:
-    """Each prompt with each answer once, under the first of its keys, whatever the order."""
+    """Each prompt with each answer once, under the first of its keys, whatever the order.
+
+    Other forms of the answer that any of the repeats names are accepted.
+    """
     found: dict[tuple[Prompt, str], Fact] = {}
     for fact in sorted(facts, key=lambda fact: (fact.key, fact.candidates, fact.accepted)):
-        found.setdefault((fact.prompt, fact.object), fact)
+        first = found.setdefault((fact.prompt, fact.object), fact)
+        if not set(fact.accepted) <= set(first.accepted):
+            accepted = tuple(dict.fromkeys((*first.accepted, *fact.accepted)))
+            found[fact.prompt, fact.object] = dataclasses.replace(first, accepted=accepted)
     return list(found.values())
 
 
 def asked_of(
     facts: Sequence[Fact],
     objects: tuple[str, ...],
-    answers: dict[Prompt, set[str]],
+    right: dict[Prompt, set[str]],
     metric: Metric,
     left_out: Counter[str],
 ) -> list[Question]:
@@ -166,7 +176,7 @@ def asked_of(
     for fact in facts:
         candidates: tuple[str, ...] = (fact.object,)
         if metric == "ranked":
-            candidates = competing(fact, fact.candidates or objects, answers[fact.prompt])
+            candidates = competing(fact, fact.candidates or objects, right[fact.prompt])
             if len(candidates) == 1:
                 left_out[ALONE] += 1
                 continue
@@ -189,7 +199,7 @@ def asked_of(
 
 def competing(fact: Fact, candidates: tuple[str, ...], right: set[str]) -> tuple[str, ...]:
     """The candidates without other right answers; one object for all who lose none."""
-    others = (right | set(fact.accepted)) - {fact.object}
+    others = right - {fact.object}
     if others.isdisjoint(candidates):
         return candidates
     return tuple(text for text in candidates if text not in others)

@@ -204,10 +204,11 @@ def hold(scored: Scored, floor: float, gate: Gate, of: str = "") -> tuple[str, s
     if more is None and kept.value > floor and isfinite(kept.low):
         # Without an error to go by: the limit comes nearer as questions are added.
         more = ceil(n * (kept.value - kept.low) / (kept.value - floor))
+    low = f"{kept.low:.4f}" if isfinite(kept.low) else "unknown"
     would = f"; about {more:,} questions would" if more is not None and more > n else ""
     return "", (
         f"{n} questions do not prove that retention{of} reaches the floor {floor:g}: the "
-        f"estimate is {kept.value:.4f}, its lower limit {kept.low:.4f}{would}"
+        f"estimate is {kept.value:.4f}, its lower limit {low}{would}"
     )
 
 

@@ -9,6 +9,7 @@ import msgspec
 from pytest_compression.errors import BaselineError
 from pytest_compression.gate.retention import better_than_chance
 from pytest_compression.gate.verdict import Regression, Scored, Verdict, against_accepted, judge
+from pytest_compression.report.failure import figure
 from pytest_compression.store import baselines
 from pytest_compression.store.baselines import Baseline, Restored, differences
 from pytest_compression.store.unused import trial_of
@@ -101,9 +102,9 @@ def require_comparable(old: Baseline, new: Baseline, accepted: Path, now: Path) 
 
 def retained(verdict: Verdict, gate: Gate) -> Iterator[str]:
     """Retention against the dense model."""
-    low, high = verdict.interval
+    low, high = (figure(limit) for limit in verdict.interval)
     yield (
-        f"retention {verdict.retention:.4f}  [{low:.4f}, {high:.4f}], each limit at "
+        f"retention {verdict.retention:.4f}  [{low}, {high}], each limit at "
         f"{1 - gate.alpha:.0%} over {'relations' if verdict.clustered else 'questions'}; floor "
         f"{gate.min_retention:g} ({gate.assurance})"
     )

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import isfinite
 
 from pytest_compression.examination import Examination
 from pytest_compression.store.baselines import differences
-from pytest_compression.types import Footprint
+from pytest_compression.types import Footprint, Question
 
 FACTS = 12
 """Forgotten facts that are listed."""
@@ -87,7 +88,7 @@ def headline(examined: Examination) -> str:
 def figures(examined: Examination) -> Iterator[str]:
     """Scores, retention and flips."""
     subject, verdict = examined.subject, examined.verdict
-    low, high = verdict.interval
+    low, high = (figure(limit) for limit in verdict.interval)
     stopped = "" if examined.asked_all else f" of {len(subject.questions)}, stopped early"
     yield (
         f"  dense {verdict.dense:.4f}  compressed {verdict.compressed:.4f}  chance "
@@ -96,9 +97,9 @@ def figures(examined: Examination) -> Iterator[str]:
     )
     units = "relations" if verdict.clustered else "questions"
     yield (
-        f"  retention {verdict.retention:.4f}  [{low:.4f}, {high:.4f}], each limit at "
+        f"  retention {verdict.retention:.4f}  [{low}, {high}], each limit at "
         f"{1 - subject.spec.gate.alpha:.0%} over {units}; paired standard error "
-        f"{verdict.standard_error:.4f}"
+        f"{figure(verdict.standard_error)}"
     )
     known = (
         "" if examined.measured.values else f" of {round(verdict.dense * verdict.questions)} known"
@@ -113,6 +114,11 @@ def figures(examined: Examination) -> Iterator[str]:
             f"  since accepted: lost {len(change.forgotten)}, regained {len(change.learned)}, net "
             f"{change.loss:+.2%} of the questions lost, p = {change.p_loss:.2g}"
         )
+
+
+def figure(value: float) -> str:
+    """A figure for a reader: few questions can leave an error or a limit without bounds."""
+    return f"{value:.4f}" if isfinite(value) else "unknown"
 
 
 def advice(examined: Examination) -> str:
@@ -232,8 +238,17 @@ def facts(examined: Examination, which: Sequence[int], what: str) -> Iterator[st
     yield f"{what} facts{more}:"
     for i in worst[:FACTS]:
         question = measured.questions[i]
+        then, now = answers(question, measured.given[i])
         how = f"by {abs(by[i]):.2f} nats" if measured.margins else f"score {by[i]:.4g}"
-        yield (
-            f"  {question.subject} | {question.cluster} | then {question.answer}, now "
-            f"{measured.given[i]} ({how})"
-        )
+        yield f"  {question.subject} | {question.cluster} | then {then}, now {now} ({how})"
+
+
+def answers(question: Question, given: str) -> tuple[str, str]:
+    """The right answer and the given one, in quotes if only white space tells them apart."""
+    right = question.answer
+    return (repr(right), repr(given)) if alike(right, given) else (right, given)
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two texts differ, but in white space alone."""
+    return one != other and one.split() == other.split()

@@ -1,6 +1,6 @@
 """What a run could tell and would cost, from stored baselines, before anything runs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import NormalDist
 
@@ -12,10 +12,25 @@ from pytest_compression.errors import BaselineError
 from pytest_compression.gate.clusters import units
 from pytest_compression.gate.retention import Retention, retention
 from pytest_compression.gate.verdict import paired_test
+from pytest_compression.report.fitting import trial_table
 from pytest_compression.settings import Settings, trial_id
 from pytest_compression.store import baselines
 from pytest_compression.store.baselines import Baseline
 from pytest_compression.types import Gate, TrialSpec
+
+COLUMNS = (
+    "n",
+    "units",
+    "accepted",
+    "floor",
+    "sees a loss of",
+    "power at floor",
+    "proof",
+    "tokens",
+    "time",
+)
+LEAST = ("tokens", "units", "accepted", "floor", "proof", "time", "n")
+"""Columns that are left out where a terminal is narrow, the first one first."""
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -139,33 +154,31 @@ def stored(settings: Settings, path: Path, spec: TrialSpec) -> Baseline:
     return found.hardware[found.fallback]
 
 
-def table(found: Sequence[Planned]) -> Table:
+def table(found: Sequence[Planned], without: Collection[str] = ()) -> Table:
     """One row a trial."""
-    built = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    built.add_column("trial", overflow="fold", min_width=24)
-    for name in ("n", "units", "accepted", "floor", "sees a loss of", "power at floor", "proof"):
-        built.add_column(name, justify="right", no_wrap=True)
-    built.add_column("tokens", justify="right", no_wrap=True)
-    built.add_column("time", justify="right", no_wrap=True)
+    right = [name for name in COLUMNS if name not in without]
+    built = trial_table(right)
     for row in found:
         trial = row.trial.partition("::")[2]
-        if row.missing:
-            built.add_row(trial, row.missing)
-            continue
-        sees = "nothing" if row.least is None else f"{row.least:.2%}"
-        built.add_row(
-            trial,
-            str(row.questions),
-            row.units,
-            f"{row.retention:.3f}",
-            f"{row.floor:g}",
-            "-" if row.chance is None else sees + (" !" if row.blind else ""),
-            "-" if row.chance is None else f"{row.chance:.0%}",
-            "-" if row.proof is None else f"{row.proof:.0%}",
-            f"{row.tokens:,}" if row.tokens else "-",
-            duration(row.seconds) if row.seconds else "-",
-        )
+        cells = {right[0]: row.missing} if row.missing else figures(row)
+        built.add_row(trial, *(cells.get(name, "") for name in right))
     return built
+
+
+def figures(row: Planned) -> dict[str, str]:
+    """The cells of a row; what cannot be told is a dash."""
+    sees = "nothing" if row.least is None else f"{row.least:.2%}"
+    return {
+        "n": str(row.questions),
+        "units": row.units,
+        "accepted": f"{row.retention:.3f}",
+        "floor": f"{row.floor:g}",
+        "sees a loss of": "-" if row.chance is None else sees + (" !" if row.blind else ""),
+        "power at floor": "-" if row.chance is None else f"{row.chance:.0%}",
+        "proof": "-" if row.proof is None else f"{row.proof:.0%}",
+        "tokens": f"{row.tokens:,}" if row.tokens else "-",
+        "time": duration(row.seconds) if row.seconds else "-",
+    }
 
 
 def closing(found: Sequence[Planned]) -> list[str]:

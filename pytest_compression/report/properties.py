@@ -1,6 +1,6 @@
 """Every figure of a trial as ``user_properties``: junit keeps them, and they cross processes."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_compression.gate.erosion import slide
 from pytest_compression.types import Footprint, Measurement, Noise, TrialSpec
@@ -10,11 +10,15 @@ if TYPE_CHECKING:
     from pytest_compression.store.baselines import Baseline
 
 Properties = list[tuple[str, object]]
+Row = dict[str, Any]
+"""The same of one trial as a mapping, with its outcome."""
 
 TRIAL = "compression_trial"
 """The property that marks a report as a trial's."""
 CONTRACT = "compression_contract"
 """The property that marks a report as that of a recipe's contract; it holds the node's id."""
+REASON = "left_out: "
+"""What begins the names of the properties that count the questions left out for one reason."""
 
 
 def of_trial(trial: str, order: int, spec: TrialSpec) -> Properties:
@@ -54,6 +58,7 @@ def of_measurement(measured: Measurement) -> Properties:
         ("metric", measured.metric),
         ("questions", n),
         ("left_out", sum(measured.left_out.values())),
+        *((REASON + reason, count) for reason, count in measured.left_out.items()),
         ("measured", sum(measured.scores) / n),
         ("chance", sum(measured.chance) / n),
         *(("figure: " + name, value) for name, value in measured.figures.items()),

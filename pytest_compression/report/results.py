@@ -21,7 +21,7 @@ class Results(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shard: tuple[int, int] | None
     """Which part of how many; None for a whole run."""
     trials: list[dict[str, Any]]
-    """The properties of each trial, with its outcome, in suite order."""
+    """The properties of each trial, with its outcome, in suite order; null is no finite number."""
     evidence: list[Evidence]
     """Of every trial that could be measured."""
     pooled: dict[str, dict[str, Any]]

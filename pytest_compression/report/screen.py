@@ -4,11 +4,15 @@ After drawing, the cursor is put back to its column, so that dots and names go o
 been there. All moves are relative, for the terminal may scroll meanwhile.
 """
 
+import contextlib
 import os
 import threading
 from typing import Any, TextIO
 
 import pytest
+
+USUAL = os.terminal_size((80, 24))
+"""What is taken for the size of a terminal that has none."""
 
 
 class Screen:
@@ -45,8 +49,15 @@ class Screen:
 
     @property
     def size(self) -> os.terminal_size:
-        """Of the terminal."""
-        return os.get_terminal_size(self.ours.fileno())
+        """Of the terminal; the usual one in place of what it does not tell.
+
+        In a container, under ``script`` or in a CI runner a terminal often has 0 columns and lines.
+        """
+        try:
+            width, height = os.get_terminal_size(self.ours.fileno())
+        except OSError:
+            return USUAL
+        return os.terminal_size((width or USUAL.columns, height or USUAL.lines))
 
     def draw(self, lines: list[str]) -> None:
         """Replace what is drawn."""
@@ -71,12 +82,14 @@ class Screen:
         return f"\x1b[{self.column % self.size.columns + 1}G"
 
     def tell(self, text: str) -> None:
-        """Send to the terminal at once."""
-        self.ours.write(text)
-        self.ours.flush()
+        """Send to the terminal at once, if it is still there: a bar is not worth an error."""
+        with contextlib.suppress(OSError):
+            self.ours.write(text)
+            self.ours.flush()
 
     def close(self) -> None:
         """Leave the terminal to pytest."""
         self.draw([])
         self.writer._file = self.theirs  # noqa: SLF001
-        self.ours.close()
+        with contextlib.suppress(OSError):  # what a lost terminal did not take is tried once more
+            self.ours.close()

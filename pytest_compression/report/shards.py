@@ -8,9 +8,11 @@ from msgspec.structs import replace
 
 from pytest_compression.errors import BaselineError
 from pytest_compression.familywise import decide
+from pytest_compression.report.fitting import drawn
 from pytest_compression.report.properties import TRIAL
+from pytest_compression.report.remarks import remark_of_contracts, remarks_of_pool
 from pytest_compression.report.results import Results, read
-from pytest_compression.report.terminal import drawn, remark_of_contracts, remarks_of_pool, table
+from pytest_compression.report.terminal import table
 
 WIDTH = 170
 

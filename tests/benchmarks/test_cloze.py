@@ -32,6 +32,8 @@ FACTS: list[dict[str, Any]] = [
     {"subject": "Model 1", "relation": "made-in", "object": "Lima"},
     {"subject": "Model 2", "relation": "made-in", "object": "New Town"},
 ]
+FORMED: dict[str, str | tuple[str, ...]] = {"capital": "The capital of [X] is [Y]."}
+FORMS = ("City", "Lutetia", "Paname", "Lugdunum", "Oslo")
 CAPITAL = {"capital": TEMPLATES["capital"]}
 COLUMNS = ("subject", "relation", "object", "id", "template", "templates", "accepted", "candidates")
 
@@ -168,6 +170,29 @@ def test_a_fact_that_is_told_twice_is_asked_alike_whatever_the_order(tmp_path: P
         orders = enumerate(permutations(again))
         files = (write_jsonl(tmp_path / f"{i}.jsonl", list(some)) for i, some in orders)
         assert len({tuple(asked(file, templates=CAPITAL)) for file in files}) == 1
+
+
+def test_no_other_form_of_a_right_answer_competes_with_it(tmp_path: Path) -> None:
+    france: dict[str, Any] = {"subject": "France", "relation": "capital", "object": "Paris"}
+    rows: list[dict[str, Any]] = [
+        france,
+        france | {"aliases": ["Lutetia"]},
+        france | {"aliases": ["City", "Lutetia"], "accepted": ["Paname"]},
+        france | {"object": "Lyon", "aliases": ["Lugdunum"]},
+        *({"subject": one, "relation": "capital", "object": one} for one in FORMS),
+    ]
+    plain = Cloze(path=write_jsonl(tmp_path / "plain.jsonl", rows[:1] + rows[3:]), templates=FORMED)
+    ids = [question.id for question in plain.survey().questions]
+    for number, some in enumerate(permutations(rows[:4])):
+        path = write_jsonl(tmp_path / f"{number}.jsonl", [*some, *rows[4:]])
+        made = Cloze(path=path, templates=FORMED).survey()
+        assert [question.id for question in made.questions] == ids
+        assert made.left_out == {REPEATED: 2}
+        found = {q.answer: q for q in made.questions if q.subject == "France"}
+        assert sorted(found["Paris"].accepted) == ["City", "Lutetia", "Paname"]
+        assert found["Lyon"].accepted == ("Lugdunum",)
+        assert found["Paris"].candidates == ("Oslo", "Paris")
+        assert found["Lyon"].candidates == ("Lyon", "Oslo")
 
 
 def test_templates_for_relations_that_are_not_there_are_refused(facts: str, tmp_path: Path) -> None:

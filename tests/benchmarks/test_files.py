@@ -81,6 +81,46 @@ def test_a_data_set_that_breaks_is_named(
         list(hub("some", name=None, split="test", revision=None))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("before", [0, 1, 5000])
+def test_bytes_that_are_not_utf_8_are_named_by_line(tmp_path: Path, before: int, end: str) -> None:
+    path = tmp_path / "x.jsonl"
+    text = f'{{"a": "é"}}{end}' * before
+    path.write_bytes(text.encode() + b'{"a": "Mal\xe9"}' + end.encode())
+    words = rf"x\.jsonl:{before + 1}: byte 0xe9 is not UTF-8; save the file as UTF-8\.$"
+    with pytest.raises(MeasurementError, match=words):
+        list(jsonl(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("\ufeffa,b\n1,2\n", encoding=encoding)
+    with pytest.raises(MeasurementError, match=r"x\.csv:1: this file is UTF-16; save it as UTF-8"):
+        list(table(path))
+
+
+@pytest.mark.parametrize(
+    ("other", "delimiter", "words"),
+    [
+        (";", ",", r"'a;b', parted by semicolons; save the file with commas between"),
+        ("\t", ",", r"parted by tabs; save the file with commas between"),
+        (",", "\t", r"'a,b', parted by commas; save the file with tabs between"),
+    ],
+)
+def test_a_table_with_other_delimiters_is_refused(
+    tmp_path: Path, other: str, delimiter: str, words: str
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f"a{other}b\n1{other}2\n", encoding="utf-8")
+    with pytest.raises(MeasurementError, match=rf"x\.csv:1: the header is one column, .*{words}"):
+        list(table(path, delimiter=delimiter))
+    path.write_text(f'"a{other}b"{delimiter}c\n1{delimiter}2\n', encoding="utf-8")
+    assert [row.values for row in table(path, delimiter=delimiter)] == [
+        {f"a{other}b": "1", "c": "2"}
+    ]
+
+
 def test_what_is_drawn_stays_drawn() -> None:
     """Stored results are of these rows."""
     names = [f"n{i}" for i in range(9)]

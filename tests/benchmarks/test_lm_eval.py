@@ -19,6 +19,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from pytest_compression.benchmarks import harness_tasks
+from pytest_compression.benchmarks.harness_names import unknown
+from pytest_compression.benchmarks.harness_questions import answer_shown
 from pytest_compression.benchmarks.lm_eval import LmEval
 from pytest_compression.errors import MeasurementError
 from pytest_compression.models.language_model import LanguageModel
@@ -93,6 +95,23 @@ GROUPS = {
         "group": "both",
         "task": ["places", "chosen"],
         "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}],
+    },
+    "plain": {"group": "plain", "task": ["places", "chosen"]},
+    "apart": {
+        "group": "apart",
+        "task": [
+            "places",
+            {"group": "part", "task": ["chosen"], "aggregate_metric_list": {"metric": "acc"}},
+        ],
+        "aggregate_metric_list": [{"metric": "acc_norm"}],
+    },
+    "outer": {
+        "group": "outer",
+        "task": [
+            {"group": "inner", "task": ["chosen"], "aggregate_metric_list": [{"metric": "acc"}]},
+            {"group": "bare", "task": [{"group": "inmost", "task": ["places"]}]},
+        ],
+        "aggregate_metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     },
     "mixed": {"group": "mixed", "task": ["places", "said"]},
     "broken": {"group": "broken", "task": ["places", "nowhere-to-be-found"]},
@@ -241,6 +260,21 @@ def test_texts_are_graded_by_the_probability_of_a_byte_or_word(
     assert len(measured.values) == len(TEXTS)
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (" Rome", " Rome"),  # wrong by white space alone, as an exact match counts it
+        ("Rome\n", "Rome\n"),
+        (" Rome, \n Italy", "Rome, Italy"),
+        ("a " * 40, "a " * 29 + "a…"),
+    ],
+)
+def test_what_is_written_is_shown_in_one_line_if_words_tell_it_from_the_answer(
+    given: str, shown: str
+) -> None:
+    assert answer_shown(given, "Rome") == shown
+
+
 @pytest.mark.parametrize(("metric", "chosen"), [(None, "whole"), ("exact_match,letter", "letter")])
 def test_generated_answers_are_graded_by_their_metric_and_filter(
     folder: str, model: LanguageModel, metric: str | None, chosen: str
@@ -253,7 +287,7 @@ def test_generated_answers_are_graded_by_their_metric_and_filter(
         k: one["exact_match"] for k, one in expected.items()
     }
     for key, given in by_id(measured, measured.given).items():
-        assert given == " ".join(expected[key]["filtered_resps"][0].split())
+        assert given.split() == expected[key]["filtered_resps"][0].split()
     for name in ("whole", "letter"):
         assert measured.figures[f"lm-eval exact_match ({name})"] == pytest.approx(
             theirs["results"]["said"][f"exact_match,{name}"]
@@ -297,7 +331,19 @@ def test_the_default_metric_is_the_preferred_one_that_all_tasks_have(
     folder: str, model: LanguageModel
 ) -> None:
     assert LmEval(task="places", include_path=folder).measure(model).metric == "acc_norm"
-    assert LmEval(task="both", include_path=folder).measure(model).metric == "acc_norm"
+    assert LmEval(task="plain", include_path=folder).measure(model).metric == "acc_norm"
+    assert LmEval(task="apart", include_path=folder).measure(model).metric == "acc_norm"
+
+
+@pytest.mark.parametrize("group", ["both", "outer"])
+def test_a_group_is_judged_by_a_metric_that_it_shows(
+    folder: str, model: LanguageModel, group: str
+) -> None:
+    measured = LmEval(task=group, include_path=folder).measure(model)
+    assert measured.metric == "acc"
+    assert {f"lm-eval {name} acc" for name in (group, "chosen", "places")} <= set(measured.figures)
+    named = LmEval(task=group, include_path=folder, metric="acc_norm").measure(model)
+    assert named.metric == "acc_norm"
 
 
 @pytest.mark.parametrize("limit", [1, 4, 100])
@@ -601,6 +647,12 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -
     ("options", "words"),
     [
         ({"task": "place"}, r"lm-eval knows no task 'place'\. Did you mean 'places'"),
+        ({"task": "xyz"}, r"no task 'xyz'\. The directory has apart, both, broken, chosen, facts"),
+        *(
+            ({"task": name}, f"'{name[-5:]}' is defined inside lm-eval's group 'outer' and cannot")
+            for name in ("inner", "outer::inner")
+        ),
+        ({"task": "inmost"}, r"'inmost' is defined .*: write 'outer', or give 'inmost' a file of"),
         ({"task": "broken"}, "task 'broken' could not be loaded by lm-eval: "),
         (
             {"task": "places", "metric": "f1"},
@@ -631,6 +683,25 @@ def test_tasks_that_cannot_be_asked_are_refused(
     monkeypatch.setattr(harness_tasks, "TaskManager", Few)
     with pytest.raises(MeasurementError, match=words):
         LmEval(**{"include_path": folder} | options).measure(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "words"),
+    [
+        ("winogrand", ["winogrande_mine"], "Did you mean 'winogrande_mine'"),
+        ("winogrand", ["places"], "Did you mean 'winogrande'"),
+        ("qqqqqqqq", [], "listed by: lm-eval ls tasks"),
+        ("qqqqqqqq", ["b", "a"], "The directory has a, b."),
+    ],
+)
+def test_names_of_the_user_s_directory_are_meant_first(
+    name: str, own: list[str], words: str
+) -> None:
+    class Known:
+        all_groups: tuple[str, ...] = ()
+        all_tasks = ("winogrande", *own)
+
+    assert words in unknown(name, Known(), own)
 
 
 def test_metrics_that_give_a_document_no_score_are_refused(

@@ -1,5 +1,6 @@
 """Near ties are settled by what was accepted; verdicts compare exact figures and say why."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -181,6 +182,17 @@ def test_what_is_not_proven_says_how_many_questions_would() -> None:
         Gate(min_retention=0.95, assurance="proven"),
     )
     assert many.outcome == "kept"
+
+
+def test_a_limit_without_bounds_is_unknown() -> None:
+    verdict = judge(scored([1]), Gate(min_retention=0.95, assurance="proven"))
+    assert verdict.interval[0] == -math.inf
+    assert verdict.unclear == (
+        (
+            "1 questions do not prove that retention reaches the floor 0.95: the estimate is "
+            "1.0000, its lower limit unknown"
+        ),
+    )
 
 
 # Floors of relations and the share that may be forgotten

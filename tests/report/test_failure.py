@@ -1,5 +1,6 @@
 """What a failed trial says, built from values alone."""
 
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 from pytest_compression.examination import Examination, examine
 from pytest_compression.gate.verdict import Stopped
 from pytest_compression.references import References, Subject
+from pytest_compression.report.comparison import retained
 from pytest_compression.report.failure import FACTS, footprint_line, lines, size, steps, text
 from pytest_compression.report.properties import of_footprint
 from pytest_compression.store.baselines import Baseline, chance, packed
@@ -118,6 +120,36 @@ def test_of_many_forgotten_facts_the_worst_are_listed_and_all_are_counted() -> N
     assert len([line for line in said[start + 1 :] if line.startswith("  Fact")]) == FACTS
     assert said[start + 1].startswith("  Fact 39 |")
     assert said[start + FACTS + 1] == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (" right 0", "then 'right 0', now ' right 0' ("),
+        ("right\n0", "then 'right 0', now 'right\\n0' ("),
+        ("right\u00a00", "then 'right 0', now 'right\\xa00' ("),
+        ("right 00", "then right 0, now right 00 ("),
+        ("right 0", "then right 0, now right 0 ("),  # wrong for another reason
+    ],
+)
+def test_an_answer_that_is_wrong_by_white_space_is_in_quotes(given: str, said: str) -> None:
+    found = examination(10, 1)
+    answers = (given, *found.measured.given[1:])
+    found = replace(found, measured=replace(found.measured, given=answers))
+    (line,) = (line for line in lines(found) if line.startswith("  Fact 0 |"))
+    assert line.startswith(f"  Fact 0 | even | {said}")
+
+
+def test_limits_without_bounds_are_unknown() -> None:
+    found = examination(1, 0)  # of a single question nothing is known
+    assert found.verdict.interval == (-inf, inf)
+    (line,) = (line for line in lines(found) if line.startswith("  retention "))
+    assert line == (
+        "  retention 1.0000  [unknown, unknown], each limit at 95% over questions; paired standard "
+        "error unknown"
+    )
+    said = next(retained(found.verdict, GATE))
+    assert said.startswith("retention 1.0000  [unknown, unknown], each limit at 95%")
 
 
 def test_what_is_lost_is_told_with_every_rule_that_it_breaks() -> None:

@@ -133,6 +133,34 @@ def test_a_bar_stands_below_the_line_that_pytest_writes() -> None:
     assert shown(text[: text.index("bar 2") + 5]) == ["x.yaml ..", "bar 1", "bar 2"]
 
 
+@pytest.mark.parametrize("size", [(0, 0), (0, HEIGHT), (WIDTH, 0)])
+def test_a_terminal_without_a_size_is_taken_for_a_usual_one(size: tuple[int, int]) -> None:
+    terminal = Terminal(*size)
+    screen = Screen(SimpleNamespace(_tw=terminal.writer, hasmarkup=False))  # type: ignore[arg-type]
+    assert screen.size == (size[0] or 80, size[1] or 24)
+    terminal.writer.write("x.yaml ..")
+    screen.draw(["bar"])
+    terminal.writer.write(".\n")
+    screen.close()
+    text = terminal.close()
+    assert "bar" in text
+    assert shown(text, 80, 24) == ["x.yaml ...", ""]
+
+
+def test_a_terminal_that_is_gone_makes_no_error() -> None:
+    gone, side = os.pipe()
+    os.close(gone)
+    with os.fdopen(side, "w", encoding="utf-8") as stream:
+        writer = TerminalWriter(stream)
+        screen = Screen(SimpleNamespace(_tw=writer, hasmarkup=False))  # type: ignore[arg-type]
+        assert screen.size == (80, 24)
+        screen.draw(["bar"])
+        assert screen.drawn == 1
+        screen.close()
+        assert writer._file is stream
+        assert screen.ours.closed
+
+
 def gauge() -> tuple[Gauge, Callable[..., list[str]]]:
     """A gauge whose clock is told, and what it says at a time."""
     now = [0.0]
@@ -307,9 +335,11 @@ def slow_(project: Project) -> Project:
     return project
 
 
-def in_a_terminal(project: Project, *args: str, **environment: str) -> str:
+def in_a_terminal(
+    project: Project, *args: str, size: tuple[int, int] = (100, 40), **environment: str
+) -> str:
     """What a run sends to the terminal it runs in."""
-    terminal = Terminal(width=100, height=40)
+    terminal = Terminal(*size)
     env = {k: v for k, v in os.environ.items() if k not in ("CI", "BUILD_NUMBER")}
     command = [sys.executable, "-m", "pytest", "--compress-suite", *args]
     done = subprocess.run(  # noqa: S603  # our own command
@@ -341,8 +371,8 @@ def test_a_terminal_shows_a_bar_and_keeps_nothing_of_it(slow: Project) -> None:
     assert [line for line in lines(seen) if line] == [line for line in lines(unseen) if line]
 
 
-def test_each_worker_has_a_bar(slow: Project) -> None:
-    seen = in_a_terminal(slow, "-n", "1", "--color=no")
+def test_each_worker_has_a_bar_where_the_terminal_has_no_size_too(slow: Project) -> None:
+    seen = in_a_terminal(slow, "-n", "1", "--color=no", size=(0, 0), COLUMNS="80")
     assert re.search(r"\r\ngw0 tiny/dense::low [^\r\n]*━[^\r\n]* \d+/40", seen)
     assert "━" not in "".join(lines(seen))
 

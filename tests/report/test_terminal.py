@@ -1,21 +1,13 @@
 """The summary's rows and table, from reports alone."""
 
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pytest_compression.familywise import Pool
-from pytest_compression.gate.multiplicity import pooled
-from pytest_compression.report.terminal import (
-    drawn,
-    figures,
-    remarks,
-    remarks_of_pool,
-    rows,
-    table,
-    verdict,
-)
+from pytest_compression.report.fitting import drawn
+from pytest_compression.report.terminal import figures, rows, table, verdict
 
 TRIAL = {
     "compression_trial": "suites/x.yaml::decoder/int8::capitals",
@@ -41,13 +33,6 @@ VERDICT = {
     "learned": 2,
     "p_loss": 0.01234,
     "proven": True,
-}
-SLID = {
-    "slid_since": "2026-08-01",
-    "slid_times": 2,
-    "slid_score": -0.01,
-    "slid_questions": 0,
-    "slid_floor": 0.0,
 }
 
 
@@ -130,6 +115,19 @@ def test_what_could_not_be_measured_is_a_dash() -> None:
     assert (dense["bits"], dense["zeros"], dense["error"]) == ("-", "-", "-")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-inf, inf, "0.958 [-, -]"),
+        (0.93, inf, "0.958 [0.930, -]"),
+        (None, 0.99, "0.958 [-, 0.990]"),  # as it is read from JSON
+    ],
+)
+def test_a_limit_without_bounds_is_a_dash(low: float | None, high: float, said: str) -> None:
+    row = VERDICT | {"retention_low": low, "retention_high": high, "p_loss": None}
+    assert (figures(row)["retention"], figures(row)["p"]) == (said, "-")
+
+
 def test_rows_are_in_suite_order_and_the_worst_outcome_counts() -> None:
     first = report(compression_trial="a.yaml::m/r::b", order=0)
     second = report(compression_trial="a.yaml::m/r::c", order=10)
@@ -177,78 +175,3 @@ def test_a_long_name_is_folded_and_never_cut() -> None:
 def test_a_name_like_markup_is_shown_as_it_is() -> None:
     row = {**TRIAL, "compression_trial": "x.yaml::m/a-[bold]::b", "outcome": "error"}
     assert "[bold]" in drawn(table([row]), 144, color=False)
-
-
-# Below the table
-
-
-def trial(name: str, **properties: object) -> dict[str, Any]:
-    return {"compression_trial": f"x.yaml::{name}", "outcome": "passed", **properties}
-
-
-def test_nothing_is_remarked_where_there_is_nothing_to_say() -> None:
-    assert list(remarks("x.yaml", [trial("m/a::b", fallback=False, hardware="P1")], None)) == []
-
-
-def test_how_far_the_accepted_figures_have_slid_is_summed_up() -> None:
-    found = [
-        trial("m/a::b", **SLID | {"slid_score": -0.04, "slid_questions": -5}),
-        trial("m/c::b", **SLID | {"slid_score": 0.01, "slid_floor": -0.05, "slid_questions": 9}),
-        trial("m/d::b"),
-    ]
-    assert list(remarks("x.yaml", found, None)) == [
-        (
-            "2 trials accepted anew since the first time: mean score -0.0150; 1 with a lower "
-            "one, the worst -0.0400 (m/a::b); 1 floors lowered; 5 questions dropped."
-        )
-    ]
-    again = [trial("m/a::b", **SLID | {"slid_score": 0.0}), trial("m/c::b")]
-    assert list(remarks("x.yaml", again, None)) == [
-        "1 trial accepted anew since the first time; nothing has slid."
-    ]
-
-
-def test_other_hardware_is_named_once_with_how_many_trials_it_served() -> None:
-    found = [
-        trial("m/a::b", fallback=True, hardware="cuda H100"),
-        trial("m/c::b", fallback=True, hardware="cuda H100"),
-        trial("m/d::b", fallback=False, hardware="cpu x86_64"),
-    ]
-    assert list(remarks("x.yaml", found, None)) == [
-        (
-            "2 trials were compared with the baselines of other hardware (cuda H100): there are "
-            "none of this one."
-        )
-    ]
-
-
-def test_the_noise_that_a_calibration_found_is_told_by_condition() -> None:
-    found = trial(
-        "m/dense::b",
-        near_tie=0.02,
-        noise_near_tie=0.012,
-        noise_shifts={"threads 1": 0.0061, "dtype bfloat16": 0.5},
-        noise_flips={"dtype bfloat16": 3},
-        false_red=0.0004,
-    )
-    assert list(remarks("x.yaml", [found], None)) == [
-        (
-            "m/dense::b: margins moved by at most, in nats: threads 1 0.0061 (0 flips), dtype "
-            "bfloat16 0.5 (3 flips). Near ties within 0.012 nats settle all of that; 0.02 are "
-            "asked for from now on. To be expected: 0.04% of runs are called drift by numerics "
-            "alone."
-        )
-    ]
-    large = found | {"noise_near_tie": 0.03}
-    assert "within 0.03 nats settle all of that; 0.03 are asked for" in next(
-        remarks("x.yaml", [large], None)
-    )
-
-
-def test_what_all_trials_say_together_is_told_in_figures() -> None:
-    lost = [{("r", f"q{i}"): 1.0 for i in range(4)}, {("r", "q9"): -1.0}]
-    pool = Pool(found=pooled(lost, clusters={"r"}, asked=400), margin=0.01, alpha=0.05)
-    assert remarks_of_pool(pool) == (
-        "Pooled over 2 tested trials: +0.750% of the answers lost, net, since they were accepted, "
-        "p = 0.19 (5 questions differ)."  # 6 of 32 sign patterns
-    )
