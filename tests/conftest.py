@@ -1,12 +1,14 @@
-"""Hypothesis profiles, and a small project whose gate runs without torch."""
+"""Hypothesis profiles, and projects: the shipped one, and a small one that runs without torch."""
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 from project import SUITE, Project
+from shipped import Forks, Gate
 
 from pytest_compression import registry
 
@@ -41,3 +43,17 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     made.suite.parent.mkdir()
     made.suite.write_text(SUITE, encoding="utf-8")
     return made
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """What runs pytest without loading torch each time."""
+    made = Forks()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path, forks: Forks) -> Gate:
+    """The shipped suites and baselines, to be edited and run."""
+    return Gate(tmp_path, forks)

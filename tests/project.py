@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
-# Before pytester remembers what is imported: NumPy, which comes with them, loads once only, and no
-# run meets classes of an earlier one.
+# Before pytester remembers what is imported, and forgets the rest after each run: NumPy loads once
+# only, no run meets classes of an earlier one, and none imports anew what all of them need.
+import pytest_compression.acceptance
+import pytest_compression.calibration
+import pytest_compression.early_stop
 import pytest_compression.protocol
+import pytest_compression.report.evidence
 import pytest_compression.report.terminal
 import pytest_compression.selection  # noqa: F401
 
@@ -25,6 +29,9 @@ overrides:
   - {recipe: half, expect: fail, reason: it forgets most}
 """
 """One model, three recipes with the dense one, two benchmarks; ``half`` is a control."""
+
+ACCEPTED: dict[tuple[object, ...], dict[str, bytes]] = {}
+"""The files of projects after ``accept``, by its arguments and the files before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +57,21 @@ class Project:
         return self.pytester.runpytest_inprocess(*args)
 
     def accept(self, *args: str) -> None:
-        """Record all baselines, and forget what happened meanwhile."""
-        self.run("--compress-update", "-q", *args)
+        """Record all baselines, and forget what happened meanwhile; equal projects share a run."""
         self.events()
+        before = self.tree()
+        key = (args, *before.items())
+        if key not in ACCEPTED:
+            self.run("--compress-update", "-q", *args)
+            self.events()
+            ACCEPTED[key] = self.tree()
+            return
+        for name in before.keys() - ACCEPTED[key].keys():
+            (self.path / name).unlink()
+        for name, data in ACCEPTED[key].items():
+            path = self.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
     def edit(self, old: str, new: str, path: str = "suites/x.yaml") -> None:
         """Replace what stands exactly once in a file."""
@@ -65,14 +84,21 @@ class Project:
         """The path of a baseline of x.yaml, relative to the project."""
         return f"baselines/x/{model}/{recipe}/{benchmark}.json"
 
-    def files(self) -> dict[str, bytes]:
-        """Every file of the project that a run could leave, with its content."""
+    def tree(self) -> dict[str, bytes]:
+        """Every file, with its content."""
         return {
             str(path.relative_to(self.path)): path.read_bytes()
             for path in sorted(self.path.rglob("*"))
-            if path.is_file()
-            and not {".pytest_cache", "__pycache__"} & set(path.parts)
-            and path.name not in {"events.txt", "stdout", "stderr"}
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """Every file of the project that a run could leave, with its content."""
+        return {
+            name: data
+            for name, data in self.tree().items()
+            if ".pytest_cache" not in Path(name).parts
+            and Path(name).name not in {"events.txt", "stdout", "stderr"}
         }
 
     def baselines(self) -> dict[str, bytes]:

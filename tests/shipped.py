@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,36 @@ SUITE = "suites/embedded.yaml"
 TRIAL = re.compile(r"(PASSED|FAILED|ERROR|XFAIL|XPASS) (suites/\S+)")
 
 
+class Forks:
+    """A process that has loaded what is heavy, and runs pytest in forks of itself."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(  # noqa: S603  # our own interpreter on our own file
+            [sys.executable, str(Path(__file__).with_name("forks.py"))],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, folder: Path, arguments: Sequence[str]) -> tuple[int, str]:
+        """Exit status of pytest in this directory, and all that was printed."""
+        said = folder / "said.txt"
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps([str(folder), str(said), arguments]), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline()), said.read_text(encoding="utf-8")
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
 class Gate:
     """A copy of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, forks: Forks) -> None:
         self.folder = folder
+        self.forks = forks
         shutil.copytree(ROOT / "suites", folder / "suites")
         shutil.copytree(ROOT / "baselines", folder / "baselines")
         (folder / "pytest.toml").write_text("[pytest]\n", encoding="utf-8")
@@ -31,19 +56,25 @@ class Gate:
         options: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str], str]:
-        """Exit status, outcome by trial, and all that was printed."""
-        command = [sys.executable, "-m", "pytest", "--compress-suite", "-rA", *options]
-        done = subprocess.run(  # noqa: S603  # our own interpreter on our own files
-            [*command, *(f"{suite}::{trial}" for trial in trials)],
-            cwd=self.folder,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        text = done.stdout + done.stderr
-        outcomes = {found[2].partition("::")[2]: found[1] for found in TRIAL.finditer(done.stdout)}
-        return done.returncode, outcomes, text
+        """Exit status, outcome by trial, and all that was printed.
+
+        With an environment of its own it is a new process: libraries read it when they load.
+        """
+        arguments = ["--compress-suite", "-rA", *options, *(f"{suite}::{one}" for one in trials)]
+        if env is None:
+            status, text = self.forks.run(self.folder, arguments)
+        else:
+            done = subprocess.run(  # noqa: S603  # our own interpreter on our own files
+                [sys.executable, "-m", "pytest", *arguments],
+                cwd=self.folder,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", **env},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            status, text = done.returncode, done.stdout + done.stderr
+        outcomes = {found[2].partition("::")[2]: found[1] for found in TRIAL.finditer(text)}
+        return status, outcomes, text
 
     def edit(self, old: str, new: str, suite: str = SUITE) -> None:
         """Change a suite."""

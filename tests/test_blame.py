@@ -16,11 +16,6 @@ WEIGHTS = Path(pytest_compression.__file__).parent / "embedded/weights/causal"
 DECODER = "decoder: {use: embedded, family: causal}"
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path)
-
-
 def line(text: str) -> str:
     """A report without its line breaks."""
     return " ".join(text.split())

