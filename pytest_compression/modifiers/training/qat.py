@@ -59,16 +59,23 @@ class Qat(Course):
         """Train and quantize in place.
 
         Raises:
-            RecipeError: a layer passes no gradient, a target is another library's, or the loss is
-                not finite.
+            RecipeError: a layer passes no gradient, a target is another library's or in fewer bits
+                already, or the loss is not finite.
         """
         from pytest_compression.kernels import ternary
         from pytest_compression.modifiers.training.codings import FittedAnew
         from pytest_compression.modifiers.training.loop import plain_loss, teach
         from pytest_compression.modifiers.training.trainee import trainee_of
 
+        bits = ternary.BITS if self.bits == "ternary" else self.bits
         weights = model.weights(self.targets, self.ignore)
         for weight in weights:
+            if weight.stored is not None and weight.stored.bits < bits:
+                message = (
+                    f"'{weight.name}' is stored in {weight.stored.bits} bits by now, and {bits} "
+                    "would undo that: ask for as few here, or leave the earlier step out."
+                )
+                raise RecipeError(message)
             if not weight.values.isfinite().all():
                 message = f"'{weight.name}' holds NaN or infinite weights, which cannot be rounded."
                 raise RecipeError(message)
@@ -80,7 +87,6 @@ class Qat(Course):
         batches = self.material.batches(model, self.batch)
         teach(trainee, batches, self, plain_loss(trainee))
         trainee.put()
-        bits = ternary.BITS if self.bits == "ternary" else self.bits
         return Claim(targets=names, bits=bits)
 
     def grid(self, weight: "Tensor") -> "Grid":

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from pytest_compression.errors import RecipeError
 from pytest_compression.kernels.quantization import Quantized
 from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.modifiers.activations import Activations
@@ -139,3 +140,10 @@ def test_it_learns_with_rounded_inputs(
     assert model.restore()
     model.compress([RoundToNearest(bits=4), Activations()])
     assert learned < nats(model)
+
+
+def test_fewer_bits_of_an_earlier_step_are_not_undone(material: Material) -> None:
+    with pytest.raises(RecipeError, match="stored in 3 bits by now, and 4 would undo that"):
+        tiny.model("llama").compress(
+            [RoundToNearest(bits=3), Qat(bits=4, steps=1, material=material)]
+        )
