@@ -1,5 +1,6 @@
 """Hypothesis profiles, and projects: the shipped one, and a small one that runs without torch."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ pytest_plugins = ["pytester"]
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers that each use all processors slow each other
     workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     threads = max(1, (os.cpu_count() or 1) // workers)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when torch is imported
+    # Read when torch is imported. Threads that wait awake take the processor of the other workers.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Names of our own: hypothesis loads one called "ci" by itself where it believes to be in CI.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
@@ -26,6 +29,12 @@ hypothesis.settings.register_profile(
     "thorough", max_examples=300, deadline=None, derandomize=True, database=None
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is loaded now, most of it torch's, out of each later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

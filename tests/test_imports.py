@@ -227,6 +227,8 @@ def test_collecting_1000_trials_loads_nothing_heavy_and_takes_under_2_seconds(
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         # Processor time: the machine may be busy with something else.
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if seconds[-1] < 2:
+            break
     assert said.rstrip().endswith("LOADED")
     assert said.count("suites/x.yaml::") == 4 * 25 * 10 + 1  # the pooled test
     assert min(seconds) < 2

@@ -194,7 +194,7 @@ def embedded(request: pytest.FixtureRequest) -> LanguageModel:
 def test_neither_batches_nor_threads_change_an_answer_of_a_real_model(
     embedded: LanguageModel,
 ) -> None:
-    facts = WorldFacts(limit=12)
+    facts = WorldFacts(limit=4)
     reference = facts.measure(embedded)
     conditions = embedded.conditions()
     own = [name for name in conditions if not name.startswith("dtype")]

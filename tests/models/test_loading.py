@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torch.nn.utils import parametrize, prune
 
 from pytest_compression.errors import ModelError
 from pytest_compression.models.language_model import LanguageModel
-from pytest_compression.models.sources import Pretrained
+from pytest_compression.models.sources import Embedded, Pretrained
 
 EMBEDDINGS = "model.embed_tokens.weight"
 
@@ -341,19 +342,33 @@ def test_loading_says_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_loading_in_a_fresh_process_says_nothing_either(tmp_path: Path) -> None:
+TOLD = """\
+import torch
+from pytest_compression.models.sources import Embedded, Pretrained
+
+torch.set_num_threads({threads})
+Pretrained(path={path!r}).load()
+print(Embedded(family="causal").load().identity().digest)
+"""
+
+
+def test_loading_in_a_fresh_process_says_nothing_either_and_gives_the_same_model(
+    tmp_path: Path,
+) -> None:
     # Reports that transformers would log once, and what importing it says, show up here only.
-    code = (
-        "from pytest_compression.models.sources import Pretrained; "
-        f"Pretrained(path={str(saved(tmp_path))!r}).load()"
-    )
-    done = subprocess.run(  # noqa: S603
+    code = TOLD.format(threads=torch.get_num_threads(), path=str(saved(tmp_path)))
+    done = subprocess.run(  # noqa: S603  # our own interpreter
         [sys.executable, "-W", "error::UserWarning", "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout, re.sub(r"^\s+$", "", done.stderr)) == (0, "", "")
+    assert (done.returncode, re.sub(r"^\s+$", "", done.stderr)) == (0, "")
+    model: Any = Embedded(family="causal").load()
+    known = model.identity()
+    assert known.unknown == ""
+    assert done.stdout.strip() == known.digest
 
 
 def test_the_loader_s_own_verbosity_is_put_back(tmp_path: Path) -> None:

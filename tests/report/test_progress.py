@@ -331,7 +331,7 @@ def slow_(project: Project) -> Project:
         "benchmarks: {low: {use: slow:Facts}, quick: {use: fakes:Facts}}\n",
         encoding="utf-8",
     )
-    project.pytester.runpytest_subprocess("--compress-suite", "--compress-update", "-q")
+    project.accept()
     return project
 
 
