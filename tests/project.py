@@ -54,7 +54,8 @@ class Project:
 
     def plain(self, *args: str) -> pytest.RunResult:
         """Run pytest in this process, without being asked for suites."""
-        return self.pytester.runpytest_inprocess(*args)
+        # Plain: no assert is to be explained, and pytest need not look for those of its plugins.
+        return self.pytester.runpytest_inprocess("--assert=plain", *args)
 
     def accept(self, *args: str) -> None:
         """Record all baselines, and forget what happened meanwhile; equal projects share a run."""

@@ -15,7 +15,7 @@ from pytest_compression.modifiers.quantization import RoundToNearest
 from pytest_compression.types import Family, Measurement
 
 FAMILIES: tuple[Family, ...] = ("causal", "masked", "seq2seq")
-FACTS = WorldFacts(limit=40)
+FACTS = WorldFacts(limit=25)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
