@@ -140,21 +140,18 @@ def table(chosen: argparse.Namespace) -> tuple[list[str], bool]:
 
 
 def lm_eval(arguments: Sequence[str]) -> int:
-    """Run lm-eval's own command with all arguments, after telling it of our model class.
+    """Run lm-eval's own command with all arguments; our errors are told in a sentence."""
+    from pytest_compression.lm_eval_registration import register
 
-    By itself lm-eval imports no plug-ins, so its own command cannot know the class.
-    """
     try:
         import lm_eval.models  # noqa: F401  # makes its own classes known first
         from lm_eval.__main__ import cli_evaluate
-        from lm_eval.api.registry import model_registry
+
+        register()
     except ImportError as error:
         message = f"it needs a package ({error}): pip install 'pytest-compression[lm-eval]'."
         print(f"pytest-compression {LM_EVAL}: {message}", file=sys.stderr)  # noqa: T201
         return USAGE
-    target = "pytest_compression.scoring.harness:HarnessLM"  # imported when it is asked for
-    if "pytest-compression" not in model_registry:
-        model_registry.register("pytest-compression", target=target)
     before = sys.argv
     sys.argv = [LM_EVAL, *arguments]
     try:

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from pytest_compression import registry
 from pytest_compression.document import Document, Keys, read
 from pytest_compression.errors import PluginError, SuiteError, nearest
+from pytest_compression.option_errors import alternatives, said
 from pytest_compression.types import (
     Assurance,
     Expectation,
@@ -313,4 +314,4 @@ class _Reader:
         if not self.document.has(place) and self.document.has(swept):
             place = swept
         written = self.document.source(place) if len(named) == len(inner) else ""
-        self.refuse(place, registry.said(text, written, registry.alternatives(of, inner)))
+        self.refuse(place, said(text, written, alternatives(of, inner)))

@@ -20,12 +20,14 @@ MODULES = {
 """By path inside the package, such as ``gate/verdict``."""
 
 # Each part may import the parts it names, and those of its own directory.
-GROUND = {"errors", "types", "fingerprints"}
+GROUND = {"errors", "types", "fingerprints", "option_errors"}
 LIGHT = {
     "__init__": set[str](),
     "errors": set(),
     "types": {"errors"},
     "fingerprints": {"errors", "types"},
+    "option_errors": {"errors"},
+    "lm_eval_registration": set(),
     "document": GROUND,
     "gate": GROUND,
     "store": GROUND,
@@ -52,7 +54,7 @@ LIGHT = {
     "protocol": {"conclusion", "nodes"},
     "selection": {"fingerprints", "settings", "suite", "conclusion", "contract_item", "nodes"},
     "plugin": {"settings", "conclusion", "nodes", "protocol", "selection", "report"},
-    "cli": GROUND | {"report", "export"},
+    "cli": GROUND | {"report", "export", "lm_eval_registration"},
 }
 HEAVY = {
     "kernels": set[str](),

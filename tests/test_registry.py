@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from pytest_compression import registry
+from pytest_compression import option_errors, registry
 from pytest_compression.errors import PluginError
 from pytest_compression.types import Benchmark, ModelSource, Modifier, Part
 
@@ -89,7 +89,7 @@ LITERALS = [
     for name in sorted(registry.known(kind))
     for field in dataclasses.fields(registry.resolve(kind, name))
     if field.init
-    for option in registry.alternatives(registry.resolve(kind, name), [field.name])
+    for option in option_errors.alternatives(registry.resolve(kind, name), [field.name])
     if isinstance(option, inspect.LiteralType)
 ]
 
@@ -103,8 +103,8 @@ def test_every_value_of_an_option_is_named_if_another_is_written(
         registry.build(kind, Part(use=name, options={option: wrong}))
     text, _, path = str(caught.value).partition(" - at ")
     assert path == f"`$.{option}`"
-    allowed = registry.alternatives(registry.resolve(kind, name), [option])
-    said = registry.said(text, str(wrong), allowed)
+    allowed = option_errors.alternatives(registry.resolve(kind, name), [option])
+    said = option_errors.said(text, str(wrong), allowed)
     assert said.startswith(f"'{wrong}' is none of {', '.join(map(str, literal.values))}")
     if isinstance(wrong, str) and len(str(literal.values[0])) > 1:
         assert f"Did you mean '{literal.values[0]}'?" in said

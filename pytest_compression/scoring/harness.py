@@ -14,8 +14,8 @@ lm-eval know the model ``pytest-compression``. Needs the package ``lm-eval``.
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 import torch
@@ -28,6 +28,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 from pytest_compression.errors import MeasurementError, ModelError, nearest
 from pytest_compression.fingerprints import digest
 from pytest_compression.models.sources import Pretrained
+from pytest_compression.option_errors import alternatives, said
 from pytest_compression.scoring.cloze import context
 from pytest_compression.scoring.generation import generate
 from pytest_compression.scoring.likelihood import Request, loglikelihoods
@@ -39,17 +40,25 @@ if TYPE_CHECKING:
 
     from pytest_compression.models.language_model import LanguageModel
 
-Overlong = Literal["cut", "refuse"]
-
 NAME = "pytest-compression"
-OURS: dict[str, Any] = {"max_length": int, "overlong": Overlong}
-"""Arguments of the class and their types; all others but the next are the model's."""
+"""Of the class among lm-eval's models."""
+Overlong = Literal["cut", "refuse"]
+Options = TypeVar("Options")
+
 IGNORED = {"batch_size", "max_batch_size"}
 """lm-eval always gives them; the engine makes batches of its own."""
 DEFAULT_DEVICE = "cuda:0"
 """lm-eval's command always gives it; without one, ``HFLM`` takes the processor, too."""
 HARMLESS = {"do_sample", "max_gen_toks", "temperature", "top_k", "top_p", "until"}
 """What may be said of a greedy continuation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Arguments of the class; all others in ``model_args`` are the model's."""
+
+    max_length: int | None = None
+    overlong: Overlong = "cut"
 
 
 @register_model(NAME)
@@ -98,20 +107,17 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         if more.get("device") == DEFAULT_DEVICE and not torch.cuda.is_available():
             del more["device"]
         given = {("path" if k == "pretrained" else k): v for k, v in {**more, **arg_dict}.items()}
-        known = {field.name for field in fields(Pretrained)} | OURS.keys() | IGNORED
+        mine, models = ({field.name for field in fields(of)} for of in (Reading, Pretrained))
         for name in given:
-            if name not in known:
-                message = f"model_args: there is no argument '{name}'. {nearest(name, known)}"
+            if name not in mine | models | IGNORED:
+                message = (
+                    f"model_args: there is no argument '{name}'. {nearest(name, mine | models)}"
+                )
                 raise ModelError(message)
-        options = {key: value for key, value in given.items() if key not in OURS.keys() | IGNORED}
-        try:
-            mine = {key: msgspec.convert(given[key], OURS[key]) for key in OURS.keys() & given}
-            source = msgspec.convert(options, Pretrained)
-        except msgspec.ValidationError as error:
-            message = f"model_args: {error} (pretrained is called path here)."
-            raise ModelError(message) from error
+        reading = converted({key: given[key] for key in mine & given.keys()}, Reading)
+        source = converted({key: given[key] for key in models & given.keys()}, Pretrained)
         model: Any = source.load()
-        return cls(model, **mine)
+        return cls(model, max_length=reading.max_length, overlong=reading.overlong)
 
     @classmethod
     def create_from_arg_string(
@@ -293,6 +299,25 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         tokens += [texts[text] for text in others]
         head = f"{self.backend} {self.max_length} {self.overlong} {len(pairs)}".encode()
         return digest([head, *(array("q", one).tobytes() for one in tokens)])
+
+
+def converted(given: Mapping[str, Any], to: type[Options]) -> Options:
+    """Arguments as what they are for.
+
+    Raises:
+        ModelError: one is missing, or has another type.
+    """
+    try:
+        return msgspec.convert(given, to)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$.")
+        name = path.rstrip("`")
+        where = "model_args: pretrained" if name == "path" else f"model_args: {name}"
+        if not name:
+            message = "model_args: name a model: pretrained=DIR, or a hub id."
+            raise ModelError(message) from error
+        message = f"{where}: {said(text, str(given[name]), alternatives(to, [name]))}"
+        raise ModelError(message) from error
 
 
 def refuse_masked(model: "LanguageModel") -> None:

@@ -293,10 +293,13 @@ def test_it_is_loaded_from_model_args(folder: Path, monkeypatch: pytest.MonkeyPa
     ("arguments", "words"),
     [
         ("pretrained=x,dtpye=float32", "no argument 'dtpye'. Did you mean 'dtype'"),
-        ("pretrained=x,dtype=int8", "Invalid enum value 'int8'"),
-        ("dtype=float32", "missing required field `path`"),
-        ("pretrained=x,overlong=drop", "Invalid enum value 'drop'"),
-        ("pretrained=x,max_length=long", "Expected `int`, got `str`"),
+        (
+            "pretrained=x,dtype=int8",
+            "model_args: dtype: 'int8' is none of bfloat16, float16, float32",
+        ),
+        ("dtype=float32", "name a model: pretrained=DIR"),
+        ("pretrained=x,overlong=drop", "model_args: overlong: 'drop' is none of cut, refuse"),
+        ("pretrained=x,max_length=long", "model_args: max_length: Expected `int"),
         ("pretrained=./nowhere", "there is no directory './nowhere'"),
     ],
 )
