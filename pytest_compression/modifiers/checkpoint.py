@@ -1,5 +1,8 @@
 """A model that somebody compressed elsewhere, in place of the dense one."""
 
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -15,6 +18,9 @@ SHARED = (
     *("trust_remote_code", "allow_pickle", "ignore_unexpected"),
 )
 """Options that mean what they mean for a dense model."""
+
+NUMBERED = re.compile(r"(.*?)\.(\d+)\.")
+"""A list of blocks, the place in it, and what follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,7 @@ class Checkpoint:
         stored = artifact.nbytes(self.ignore_unexpected)
         lies = artifact.lies_as_stored(stored)
         model.switch(artifact.module)
+        model.origins = dict.fromkeys(renumbered(model), "")
         take_over(model, artifact.sizes)
         if not lies:
             model.filed = Filed(model, stored, artifact.sizes)
@@ -84,6 +91,23 @@ class Checkpoint:
         from pytest_compression.models.checkpoints import origin
 
         return origin(self.source("float32", "cpu"))
+
+
+def renumbered(model: "LanguageModel") -> list[str]:
+    """Layers in lists of another length than the dense model's: nothing says which is which."""
+    names = [weight.name for weight in model.layers()]
+    new, dense = lengths(names), lengths(model.dense)
+    return [
+        name
+        for name in names
+        if (found := NUMBERED.match(name)) and new[found[1]] != dense.get(found[1])
+    ]
+
+
+def lengths(names: Iterable[str]) -> dict[str, int]:
+    """How many numbers follow each list's name."""
+    places = {found.groups() for name in names if (found := NUMBERED.match(name))}
+    return Counter(name for name, _ in places)
 
 
 def is_changed(model: "LanguageModel") -> bool:

@@ -64,7 +64,8 @@ class Material(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
             raise RecipeError(message) from error
         except UnicodeDecodeError as error:
-            message = f"the text '{self.text}' is not UTF-8 ({error}): convert it."
+            line = error.object[: error.start].count(b"\n") + 1
+            message = f"the text '{self.text}' is not UTF-8 (line {line}): convert it."
             raise RecipeError(message) from error
         if not found.strip():
             message = f"the text '{self.text}' is empty."

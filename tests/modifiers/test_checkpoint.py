@@ -96,6 +96,18 @@ def test_a_smaller_model_is_a_compressed_one(tmp_path: Path) -> None:
     assert found.bytes < 0.8 * found.dense_bytes
 
 
+def test_blocks_that_others_may_be_behind_are_compared_with_none(
+    dense: LanguageModel, tmp_path: Path
+) -> None:
+    assert dense.restore()
+    judged = dense.compress([Layers(count=1), RoundToNearest(bits=8)])
+    dense.save(tmp_path)
+    again = read(dense, tmp_path)
+    assert (judged.reshaped, again.reshaped) == (0, 7)
+    assert judged.weight_error > 0
+    assert again.weight_error == 0  # of the head, which nobody rounded
+
+
 def test_half_precision_is_counted_as_it_is_stored(dense: LanguageModel, tmp_path: Path) -> None:
     halved = tiny.model("llama", **WIDE)
     halved.module.bfloat16()

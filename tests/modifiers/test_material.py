@@ -171,11 +171,14 @@ def test_spans_put_back_give_the_text(run: list[int], marks: int, seed: int) -> 
     assert len(wanted) - len(used) - 1 == max(1, round(HIDDEN * len(run)))
 
 
-@pytest.mark.parametrize("content", [b"", b" \n\n ", b"\xff\xfe\x00"])
-def test_a_text_that_says_nothing_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "is empty"), (b" \n\n ", "is empty"), (b"a\nb\n\xff", r"is not UTF-8 \(line 3\)")],
+)
+def test_a_text_that_says_nothing_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(content)
-    with pytest.raises(RecipeError, match=r"is empty|is not UTF-8"):
+    with pytest.raises(RecipeError, match=words):
         Material(text=str(path)).read()
 
 

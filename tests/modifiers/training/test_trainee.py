@@ -164,6 +164,21 @@ def test_on_codes_it_computes_what_the_quantized_network_computes(
     assert torch.equal(trainee.logits(inputs(model)), answers(model, inputs(model)))
 
 
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "e4m3"])
+def test_numbers_too_small_for_their_dtype_to_be_exact_learn(kind: str) -> None:
+    model = in_dtype("llama", torch.float16)
+    for weight in model.weights("all"):
+        weight.write(weight.values * 1e-5)
+    model.compress([CODES[kind]])
+    trainee = trainee_of(model, embeddings=False)
+    found = trainee.tensors()
+    torch.stack([found[name].float().sum() for name in trainee.names.values()]).sum().backward()
+    for name in trainee.names.values():
+        gradient = trainee.copies[name].grad
+        assert gradient is not None
+        assert (gradient == 1).all()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", sorted(tiny.TYPICAL.values()))
 def test_rows_that_change_each_other_are_run_as_they_are_judged(architecture: str) -> None:
