@@ -26,11 +26,11 @@ from pytest_compression.models.completeness import (
     check_as_stored,
     check_finite,
     check_keys,
-    is_wordless,
 )
 from pytest_compression.models.families import AUTO_CLASSES
-from pytest_compression.models.kinship import check_configuration, check_tokenizer
+from pytest_compression.models.kinship import check_configuration, check_tokenizer, tokenizer_of
 from pytest_compression.models.loading import (
+    configuration,
     forget_quantization,
     quantization_of,
     shared_options,
@@ -54,6 +54,12 @@ PACKAGES = {
     "torchao": ("torchao",),
 }
 """What reads a format, as it is installed; for others ``transformers`` says it."""
+
+UNREAD = {"hqq"}
+"""Formats that ``transformers`` names, but cannot read (5.23)."""
+
+MARKED_ONLY = ("safetensors", "gguf", "compressed-tensors")
+"""Formats that may hold plain numbers: compressed-tensors notes pruned and rounded ones, too."""
 
 DECODED = ("safetensors", "gguf", "compressed-tensors")
 """Formats of which plain floats are made in memory; the others compute with what is packed."""
@@ -102,12 +108,15 @@ def read(source: "Pretrained", model: "LanguageModel", *, as_stored: bool) -> Ar
     where, gguf = place(source)
     shared = shared_options(source, gguf)
     with told(source, where), quiet(), undisturbed():
-        config = transformers.AutoConfig.from_pretrained(where, **shared)
+        config = configuration(where, shared)
         settings = None if gguf else quantization_of(config, where, source.revision)
         method = "gguf" if gguf else method_of(settings)
         require_packages(source, method)
         check_configuration(source, config, model)
         files = weight_files(where, source.revision, gguf=gguf, pickles=source.allow_pickle)
+        sizes = stored_sizes(files)
+        if method not in MARKED_ONLY:
+            refuse_plain(source, method, sizes, model)
         groups = groups_of(method, settings)
         options = weight_options(source, gguf) | route(groups)
         if as_stored and method not in DECODED:
@@ -119,10 +128,9 @@ def read(source: "Pretrained", model: "LanguageModel", *, as_stored: bool) -> Ar
                 loader = AUTO_CLASSES[model.family]
                 module, info = loader.from_pretrained(where, **options, **shared)
         check_keys(source, info)
-        tokenizer = tokenizer_of(where, shared)
+        tokenizer = tokenizer_of(source, where, shared)
         if tokenizer is not None:
             check_tokenizer(source, tokenizer, model, rebuilt=gguf is not None)
-        sizes = stored_sizes(files)
         check_finite(source, module)
         if method == "safetensors":
             check_as_stored(source, module, files)
@@ -181,8 +189,14 @@ def require_packages(source: "Pretrained", method: str) -> None:
     """Say what reads a format, if it is not there.
 
     Raises:
-        ModelError: it is not installed.
+        ModelError: it is not installed, or nothing does.
     """
+    if method in UNREAD:
+        message = (
+            f"'{source.path}' is a checkpoint of {method}, which transformers cannot read. Save it "
+            "dequantized, or in another format, such as compressed-tensors."
+        )
+        raise ModelError(message)
     missing = []
     for name in PACKAGES.get(method, ()):
         try:
@@ -193,6 +207,26 @@ def require_packages(source: "Pretrained", method: str) -> None:
         message = (
             f"'{source.path}' is a checkpoint of {method}, which is read with {missing[0]}: pip "
             f"install {' '.join(missing)}."
+        )
+        raise ModelError(message)
+
+
+def refuse_plain(
+    source: "Pretrained", method: str, sizes: dict[str, int], model: "LanguageModel"
+) -> None:
+    """Refuse a file whose configuration says that it is quantized, while it is not.
+
+    Raises:
+        ModelError: it holds the dense model's tensors, none of them in fewer than 16 bits.
+    """
+    plain = all(
+        name in model.dense and size >= 2 * model.dense[name].numel()
+        for name, size in sizes.items()
+    )
+    if plain:
+        message = (
+            f"'{source.path}' says that it is quantized (quant_method: {method}), but holds plain "
+            "numbers only. Take 'quantization_config' out of config.json, or save the codes."
         )
         raise ModelError(message)
 
@@ -253,20 +287,11 @@ def try_out(model: "LanguageModel", path: str) -> None:
         raise ModelError(message)
 
 
-def tokenizer_of(where: str, shared: dict[str, Any]) -> Any:
-    """The tokenizer that lies beside the weights; None if there is none."""
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **shared)
-    except (OSError, ValueError):  # there are no files of one
-        return None
-    return None if is_wordless(tokenizer) else tokenizer
-
-
 def origin(source: "Pretrained") -> dict[str, str]:
     """What figures of a checkpoint depend on: its files, and versions of what reads them."""
     where, gguf = place(source)
     with told(source, where), quiet():
-        config = transformers.AutoConfig.from_pretrained(where, **shared_options(source, gguf))
+        config = configuration(where, shared_options(source, gguf))
         method = "gguf" if gguf else method_of(quantization_of(config, where, source.revision))
         files = weight_files(where, source.revision, gguf=gguf, pickles=source.allow_pickle)
     hashed = []

@@ -2,13 +2,22 @@
 
 from typing import TYPE_CHECKING, Any
 
+import transformers
+
 from pytest_compression.errors import ModelError
+from pytest_compression.models.completeness import is_wordless
 from pytest_compression.models.families import family_of
+from pytest_compression.models.places import first_line
+from pytest_compression.models.weight_files import found
 
 if TYPE_CHECKING:
     from pytest_compression.models.language_model import LanguageModel
     from pytest_compression.models.sources import Pretrained
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+)
 SPOKEN = (
     "The capital of France is Paris.",
     "It was founded in 1703, on 27 May; by 2021 it had 5,384,342 inhabitants (+12.5%).",
@@ -86,3 +95,27 @@ def check_tokenizer(
                 f"the same, but {text!r} becomes {here} here and {there} there."
             )
             raise ModelError(message)
+
+
+def tokenizer_of(source: "Pretrained", where: str, shared: dict[str, Any]) -> Any:
+    """The tokenizer that lies beside the weights; None if there is none.
+
+    Raises:
+        ModelError: there are files of one, which cannot be read.
+    """
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **shared)
+        said = "it knows no words"
+    except Exception as error:  # noqa: BLE001  # those that read them raise what they like
+        tokenizer, said = None, first_line(error)
+    if tokenizer is not None and not is_wordless(tokenizer):
+        return tokenizer
+    there = [name for name in TOKENIZER_FILES if found(where, name, source.revision)]
+    if there and source.gguf_file is None:
+        message = (
+            f"'{source.path}' holds a tokenizer that cannot be read ({', '.join(there)}: {said}). "
+            "Save it again with tokenizer.save_pretrained, or remove these files: then it is asked "
+            "with the dense model's."
+        )
+        raise ModelError(message)
+    return None

@@ -14,7 +14,7 @@ from pytest_compression.models.completeness import (
 )
 from pytest_compression.models.families import AUTO_CLASSES, family_of
 from pytest_compression.models.language_model import LanguageModel
-from pytest_compression.models.places import place, quiet, told
+from pytest_compression.models.places import first_line, place, quiet, told
 from pytest_compression.models.quanto_files import QUANTO_MAP
 from pytest_compression.models.weight_files import found, weight_files
 
@@ -32,7 +32,7 @@ def load(source: "Pretrained") -> LanguageModel:
     where, gguf = place(source)
     shared = shared_options(source, gguf)
     with told(source, where), quiet():
-        config = transformers.AutoConfig.from_pretrained(where, **shared)
+        config = configuration(where, shared)
         if gguf is None:
             refuse_quantized(source, quantization_of(config, where, source.revision))
         family = family_of(config)
@@ -72,6 +72,19 @@ def weight_options(source: "Pretrained", gguf: str | None) -> dict[str, Any]:
     if gguf is None and not source.allow_pickle:
         options["use_safetensors"] = True
     return options
+
+
+def configuration(where: str, shared: dict[str, Any]) -> Any:
+    """What ``config.json``, or a GGUF file, says.
+
+    Raises:
+        ValueError: a value is of a type that it cannot have.
+    """
+    try:
+        return transformers.AutoConfig.from_pretrained(where, **shared)
+    except (AttributeError, TypeError) as error:
+        message = f"config.json holds a value of a wrong type ({first_line(error)})"
+        raise ValueError(message) from error
 
 
 def quantization_of(config: Any, where: str, revision: str | None) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ class Checkpoint:
             model.filed = Filed(model, stored, artifact.sizes)
         try_out(model, self.path)
         refuse_broken(model, self.path)
-        if artifact.method == "safetensors" and not is_changed(model):
+        if not is_changed(model):
             message = (
                 f"'{self.path}' is the dense model itself: every tensor is the same. What would be "
                 "measured is the dense model."

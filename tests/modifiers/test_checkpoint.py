@@ -250,6 +250,18 @@ def test_without_a_tokenizer_the_dense_one_s_is_used(dense: LanguageModel, tmp_p
     assert read(dense, tmp_path).weight_error > 0
 
 
+@pytest.mark.parametrize("content", ["{ half", "", None], ids=["cut off", "empty", "missing"])
+def test_a_tokenizer_that_cannot_be_read_is_not_taken_for_none(
+    dense: LanguageModel, tmp_path: Path, content: str | None
+) -> None:
+    file = saved(tmp_path, **WIDE) / "tokenizer.json"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content, encoding="utf-8")
+    refused(dense, tmp_path, "holds a tokenizer that cannot be read", "remove these files")
+
+
 @pytest.mark.parametrize(
     ("method", "package"),
     [("gptq", "gptqmodel"), ("awq", "gptqmodel")],
@@ -262,11 +274,34 @@ def test_a_format_whose_reader_is_missing_is_refused_with_its_name(
     refused(dense, folder, f"checkpoint of {method}", f"pip install {package}")
 
 
-def test_a_format_that_nobody_knows_is_refused_by_transformers(
+def test_a_format_that_transformers_cannot_read_is_refused(
     dense: LanguageModel, tmp_path: Path
 ) -> None:
     settings = {"quant_method": "hqq"}
     refused(dense, rewritten(saved(tmp_path, **WIDE), quantization_config=settings), "hqq")
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "fp8", "quanto", "nosuch"])
+def test_plain_numbers_that_are_said_to_be_quantized_are_refused(
+    dense: LanguageModel, tmp_path: Path, method: str
+) -> None:
+    settings = {"quant_method": method, "load_in_4bit": True}
+    folder = rewritten(saved(tmp_path, **WIDE), quantization_config=settings)
+    refused(dense, folder, f"quant_method: {method}", "holds plain numbers")
+
+
+def test_the_dense_model_is_no_checkpoint_whatever_it_says(
+    dense: LanguageModel, tmp_path: Path
+) -> None:
+    assert dense.restore()
+    dense.save(tmp_path)
+    settings = {"quant_method": "compressed-tensors"}
+    refused(dense, rewritten(tmp_path, quantization_config=settings), "is the dense model itself")
+
+
+def test_settings_of_a_wrong_type_are_refused(dense: LanguageModel, tmp_path: Path) -> None:
+    folder = rewritten(saved(tmp_path, **WIDE), quantization_config="int8")
+    refused(dense, folder, "config.json holds a value of a wrong type")
 
 
 # GGUF
