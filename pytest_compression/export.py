@@ -300,8 +300,33 @@ def write_card(
         "",
         *(f"- {said(step)}" for step in steps),
         "",
+        *reader(folder),
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def reader(folder: Path) -> list[str]:
+    """Lines on what ``transformers`` needs to read the files, if it does not by itself."""
+    config = msgspec.json.decode((folder / "config.json").read_bytes())
+    settings = config.get("quantization_config") or {}
+    groups = settings.get("config_groups", {})
+    if len(groups) > 1:
+        lines = [
+            "Needs `pip install compressed-tensors`. `transformers` reads several kinds of layers",
+            "if none has zero points and embeddings are plain; `use: checkpoint` reads them all.",
+        ]
+    elif groups:
+        lines = [
+            "Needs `pip install compressed-tensors`, and in `transformers`",
+            "`from_pretrained(..., quantization_config=CompressedTensorsConfig(dequantize=True))`.",
+        ]
+    elif settings:
+        lines = [f"Needs `pip install {settings['quant_method']} accelerate`."]
+    elif (folder / "quanto_qmap.json").exists():
+        lines = ["Needs `pip install optimum-quanto accelerate`, which reads them."]
+    else:
+        return []
+    return [*lines, ""]
 
 
 def said(step: dict[str, Any]) -> str:

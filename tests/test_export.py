@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,9 @@ from msgspec.structs import replace
 
 from pytest_compression import cli
 from pytest_compression.export import differences
-from pytest_compression.models.sources import Pretrained
+from pytest_compression.models.places import quiet
+from pytest_compression.models.sources import Embedded, Pretrained
+from pytest_compression.modifiers.quantization import RoundToNearest
 from pytest_compression.types import Measurement, Question
 
 SUITE = """\
@@ -27,6 +30,7 @@ recipes:
     - {use: rtn, bits: 8, targets: attention}
     - {use: rtn, bits: 4, granularity: group, group_size: 32, symmetric: false,
        targets: feed-forward}
+  int4: {use: rtn, bits: 4, granularity: group, group_size: 32}
   nf4: {use: nf4}
   hqq: {use: hqq}
   spoilt: {use: "spoiling:Spoil"}
@@ -126,14 +130,14 @@ SAME = "  symbols: 6 of 6 questions score the same; largest difference 0"
 
 
 @pytest.mark.parametrize(
-    ("recipe", "more", "method"),
+    ("recipe", "method", "read_by"),
     [
-        ("mixed", 1.001, "compressed-tensors"),
-        ("nf4", 1.02, "bitsandbytes"),
+        ("mixed", "compressed-tensors", "reads several kinds of layers"),
+        ("nf4", "bitsandbytes", "Needs `pip install bitsandbytes accelerate`."),
     ],
 )
 def test_a_quantized_model_is_written_packed(
-    export: Export, tmp_path: Path, recipe: str, more: float, method: str
+    export: Export, tmp_path: Path, recipe: str, method: str, read_by: str
 ) -> None:
     code, said, error = export(f"decoder/{recipe}", "--benchmark", "symbols", to="new/release")
     assert (code, error) == (0, "")
@@ -143,10 +147,26 @@ def test_a_quantized_model_is_written_packed(
     card = json.loads((release / "compression.json").read_text(encoding="utf-8"))
     files, judged = (card[name]["bytes"] for name in ("in_these_files", "judged"))
     assert said[2].startswith(f"  tensors: {files} bytes in the files, {judged} judged (0.4")
-    assert files <= more * judged
+    assert files <= 1.02 * judged
     assert card["plain"] == {}
     config = json.loads((release / "config.json").read_text(encoding="utf-8"))
     assert config["quantization_config"]["quant_method"] == method
+    assert read_by in (release / "README.md").read_text(encoding="utf-8")
+
+
+def test_codes_of_one_kind_are_read_as_the_directory_says(export: Export, tmp_path: Path) -> None:
+    code, _, error = export("decoder/int4", "--benchmark", "symbols")
+    assert (code, error) == (0, "")
+    release = tmp_path / "release"
+    said = (release / "README.md").read_text(encoding="utf-8")
+    assert "quantization_config=CompressedTensorsConfig(dequantize=True)" in said
+    options: Any = {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
+    with quiet():
+        read: Any = transformers.AutoModelForCausalLM.from_pretrained(release, **options)
+    judged: Any = Embedded(family="causal").load()
+    judged.compress([RoundToNearest(bits=4, granularity="group", group_size=32)])
+    for weight in judged.weights("all"):
+        assert torch.equal(read.get_submodule(weight.name).weight, weight.values)
 
 
 def test_what_is_written_as_plain_numbers_is_said(export: Export, tmp_path: Path) -> None:
