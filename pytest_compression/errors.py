@@ -22,6 +22,7 @@ __all__ = [
     "CompressionError",
     "MeasurementError",
     "ModelError",
+    "OptionError",
     "PluginError",
     "RecipeError",
     "SuiteError",
@@ -56,6 +57,15 @@ class MeasurementError(CompressionError):
 
 class BaselineError(CompressionError):
     """A baseline is missing, unreadable, or belongs to something else."""
+
+
+class OptionError(ValueError):
+    """One option of a part is refused by its ``__post_init__``; the suite names its line."""
+
+    def __init__(self, message: str, *, option: str) -> None:
+        """Keep the name of the option beside what is said of it."""
+        super().__init__(message)
+        self.option = option
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

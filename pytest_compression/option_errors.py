@@ -14,6 +14,18 @@ LISTS = (
     inspect.VarTupleType,
 )
 """What YAML writes in brackets, all of one kind."""
+LARGEST = 2**63 - 1
+"""A limit that says nothing."""
+KINDS: dict[type[inspect.Type], str] = {
+    **dict.fromkeys(LISTS, "list"),
+    inspect.StrType: "text",
+    inspect.NoneType: "null",
+    inspect.BoolType: "true, false",
+    inspect.DataclassType: "keys with values",
+    inspect.StructType: "keys with values",
+    inspect.DictType: "keys with values",
+}
+"""What a user calls a type."""
 
 
 def alternatives(of: Any, keys: Sequence[str | int | None]) -> list[inspect.Type]:
@@ -42,6 +54,34 @@ def inside(outer: inspect.Type, key: str | int | None) -> list[inspect.Type]:
     if isinstance(outer, inspect.DictType):
         return [outer.value_type]
     return [outer.item_type] if isinstance(outer, LISTS) else []
+
+
+def fields_of(of: Any, keys: Sequence[str | int | None]) -> list[str]:
+    """The options of what stands at the keys."""
+    return [
+        field.encode_name
+        for one in alternatives(of, keys)
+        if isinstance(one, inspect.DataclassType | inspect.StructType)
+        for field in one.fields
+    ]
+
+
+def described(allowed: Sequence[inspect.Type]) -> str:
+    """What may be written where nothing is."""
+    words = [str(v) for one in allowed if isinstance(one, inspect.LiteralType) for v in one.values]
+    for one in allowed:
+        if isinstance(one, inspect.LiteralType):
+            continue
+        bounds = {">=": "ge", ">": "gt", "<=": "le", "<": "lt"}
+        limits = [
+            f"{sign} {limit}"
+            for sign, name in bounds.items()
+            if (limit := getattr(one, name, None)) is not None and abs(limit) < LARGEST
+        ]
+        kind = KINDS.get(type(one), type(one).__name__.removesuffix("Type").lower())
+        words.append(" ".join([kind, *limits[:1]]) + "".join(f" and {x}" for x in limits[1:]))
+    listed = ", ".join(words)
+    return f"one of {listed}" if ", " in listed else listed
 
 
 def said(text: str, written: str, allowed: Sequence[inspect.Type]) -> str:

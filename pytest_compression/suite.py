@@ -16,8 +16,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pytest_compression import registry
 from pytest_compression.document import Document, Keys, read
-from pytest_compression.errors import PluginError, SuiteError, nearest
-from pytest_compression.option_errors import alternatives, said
+from pytest_compression.errors import OptionError, PluginError, SuiteError, nearest
+from pytest_compression.option_errors import alternatives, described, fields_of, said
 from pytest_compression.types import (
     Assurance,
     Expectation,
@@ -189,10 +189,11 @@ class _Reader:
                 self.refuse((*keys, "sweep", option), f"'{option}' is both set and swept.")
             if not isinstance(values, list) or not values:
                 self.refuse((*keys, "sweep", option), f"'{option}' sweeps a list of values.")
-        for values in itertools.product(*swept.values()):
-            chosen = dict(zip(swept, values, strict=True))
+        for positions in itertools.product(*(range(len(values)) for values in swept.values())):
+            chosen = dict(zip(swept, positions, strict=True))
+            values = [swept[option][position] for option, position in chosen.items()]
             labels = [re.sub(r"[^A-Za-z0-9.]+", "-", str(value)).strip("-") for value in values]
-            yield labels, self.part("modifiers", keys, extra=chosen)
+            yield labels, self.part("modifiers", keys, swept=chosen)
 
     # Parts: what is used, with its options
 
@@ -202,9 +203,10 @@ class _Reader:
         keys: Keys,
         *,
         default: str | None = None,
-        extra: Mapping[str, Any] | None = None,
+        swept: Mapping[str, int] | None = None,
     ) -> Part:
-        """Check ``use`` and the options against the fields of what it names."""
+        """Check ``use`` and the options, some by place in a sweep, against the named class."""
+        swept = swept or {}
         body = dict(self.mapping(keys))
         use = body.pop("use", default)
         body.pop("sweep", None)
@@ -217,16 +219,17 @@ class _Reader:
             names = registry.option_names(kind, use)
         except PluginError as error:
             self.refuse((*keys, "use"), str(error))
-        body.update(extra or {})
+        for option, position in swept.items():
+            body[option] = self.document.get((*keys, "sweep", option, position))
         for option in body:
             if option not in names:
-                place = (*keys, "sweep", option) if option in (extra or {}) else (*keys, option)
+                place = (*keys, "sweep", option) if option in swept else (*keys, option)
                 self.refuse(place, f"'{use}' has no option '{option}'. {nearest(option, names)}")
         part = Part(use=use, options=body)
         try:
             registry.build(kind, part)
         except msgspec.ValidationError as error:
-            self.refuse_type(keys, error, registry.resolve(kind, use))
+            self.refuse_type(keys, error, registry.resolve(kind, use), swept)
         return part
 
     # Overrides
@@ -303,15 +306,44 @@ class _Reader:
         except msgspec.ValidationError as error:
             self.refuse_type(keys, error, to)
 
-    def refuse_type(self, keys: Keys, error: msgspec.ValidationError, of: Any) -> NoReturn:
+    def refuse_type(
+        self,
+        keys: Keys,
+        error: msgspec.ValidationError,
+        of: Any,
+        swept: Mapping[str, int] | None = None,
+    ) -> NoReturn:
         """Say in the suite's words what msgspec says with ``$.key[0]`` of a value of a type."""
         text, _, path = str(error).partition(" - at `$")
         steps = re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]|\[\.\.\.\]", path)
         inner = [int(i) if i else k or None for k, i in steps]
-        named = tuple(itertools.takewhile(lambda key: key is not None, inner))
-        place: Keys = (*keys, *(key for key in named if key is not None))
-        swept = (*keys, "sweep", *place[len(keys) :])
-        if not self.document.has(place) and self.document.has(swept):
-            place = swept
-        written = self.document.source(place) if len(named) == len(inner) else ""
-        self.refuse(place, said(text, written, alternatives(of, inner)))
+        known = tuple(itertools.takewhile(lambda key: key is not None, inner))
+        named = tuple(key for key in known if key is not None)
+
+        def place(*more: str) -> Keys:
+            whole = (*named, *more)
+            first = whole[0] if whole else None
+            if isinstance(first, str) and first in (swept or {}):
+                return (*keys, "sweep", first, (swept or {})[first], *whole[1:])
+            return (*keys, *whole)
+
+        whole = len(named) == len(inner)
+        fields = fields_of(of, inner)
+        if found := re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text):
+            key = found[2]
+            if found[1] == "missing required":
+                message = f"'{key}' is missing: {described(alternatives(of, [*inner, key]))}."
+                self.refuse(place(), message)
+            owner = f"'{named[-1]}'" if named else "it"
+            self.refuse(
+                place(key) if whole else place(),
+                f"{owner} has no option '{key}'. {nearest(key, fields)}",
+            )
+        if isinstance(error.__cause__, ValueError):
+            quoted = [f for f in fields if f"'{f}'" in text and self.document.has(place(f))]
+            blamed = quoted if len(quoted) == 1 else []
+            if isinstance(error.__cause__, OptionError):
+                blamed = [error.__cause__.option]
+            self.refuse(place(*blamed) if whole else place(), said(text, "", []))
+        written = self.document.source(place()) if whole else ""
+        self.refuse(place(), said(text, written, alternatives(of, inner)))

@@ -16,7 +16,7 @@ def test_every_error_stands_in_the_drawn_tree_and_in_all() -> None:
         if isinstance(value, type) and issubclass(value, CompressionError)
     ]
     assert sorted(defined) == sorted(["CompressionError", *drawn])
-    assert sorted(errors.__all__) == sorted([*defined, "closest", "nearest"])
+    assert sorted(errors.__all__) == sorted([*defined, "OptionError", "closest", "nearest"])
     for name in drawn:
         assert getattr(errors, name).__bases__ == (CompressionError,)
 

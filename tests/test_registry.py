@@ -108,3 +108,24 @@ def test_every_value_of_an_option_is_named_if_another_is_written(
     assert said.startswith(f"'{wrong}' is none of {', '.join(map(str, literal.values))}")
     if isinstance(wrong, str) and len(str(literal.values[0])) > 1:
         assert f"Did you mean '{literal.values[0]}'?" in said
+
+
+OPTIONS = [
+    (kind, name, field.name)
+    for kind in registry.VERBS
+    for name in sorted(registry.known(kind))
+    for field in dataclasses.fields(registry.resolve(kind, name))
+    if field.init
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "option"), OPTIONS, ids=str)
+def test_what_may_be_written_is_said_of_every_option_in_words_of_a_user(
+    kind: registry.Kind, name: str, option: str
+) -> None:
+    allowed = option_errors.alternatives(registry.resolve(kind, name), [option])
+    said = option_errors.described(allowed)
+    literals = [one for one in allowed if isinstance(one, inspect.LiteralType)]
+    assert all(str(value) in said for one in literals for value in one.values)
+    assert said
+    assert not {"str", "array", "struct", "vartuple"} & set(said.replace(",", "").split())

@@ -187,7 +187,7 @@ STEPS = HEAD + TAIL + "recipes:\n"
             STEPS + "  a: {use: rtn, bit: 8}\n",
             "s.yaml:7: recipes.a.bit: 'rtn' has no option 'bit'. Did you mean 'bits'?",
         ),
-        (STEPS + "  a: {use: rtn}\n", "s.yaml:7: recipes.a: Object missing required field `bits`."),
+        (STEPS + "  a: {use: rtn}\n", "s.yaml:7: recipes.a: 'bits' is missing: int >= 2 and <= 8."),
         (
             STEPS + "  a: {use: rtn, bits: 9}\n",
             "s.yaml:7: recipes.a.bits: Expected `int` <= 8.",
@@ -228,7 +228,10 @@ STEPS = HEAD + TAIL + "recipes:\n"
         ),
         (
             HEAD + "benchmarks:\n  low:\n    use: worldfacts\n    relations: [capital, capitol]\n",
-            "s.yaml:5: benchmarks.low: there is no relation 'capitol'. Did you mean 'capital'?",
+            (
+                "s.yaml:7: benchmarks.low.relations: there is no relation 'capitol'. "
+                "Did you mean 'capital'?"
+            ),
         ),
         # Steps
         (
@@ -283,7 +286,7 @@ STEPS = HEAD + TAIL + "recipes:\n"
         ),
         (
             STEPS + "  a:\n    use: rtn\n    sweep:\n      bits: [8, 9]\n",
-            "s.yaml:10: recipes.a.sweep.bits: Expected `int` <= 8.",
+            "s.yaml:10: recipes.a.sweep.bits[1]: Expected `int` <= 8.",
         ),
         (
             STEPS + "  a: {use: rtn, bits: 8, sweep: {bits: [4]}}\n",
@@ -407,7 +410,7 @@ def test_a_value_that_is_not_allowed_is_told_what_is(read: Load, body: str, prob
         ),
         (
             "{use: rtn, bits: 8, sweep: {granularity: [tensor, grup]}}",
-            "sweep.granularity: 'grup' is none of channel, group, tensor. Did you mean 'group'?",
+            "sweep.granularity[1]: 'grup' is none of channel, group, tensor. Did you mean 'group'?",
         ),
         (
             "{use: distill, material: {facts: capital}}",
@@ -415,12 +418,67 @@ def test_a_value_that_is_not_allowed_is_told_what_is(read: Load, body: str, prob
         ),
         (
             "{use: distill, sweep: {material: [{facts: capital}]}}",
-            "material.facts: Expected `array | null`, got `str`. Write a list, in brackets.",
+            "sweep.material[0].facts: Expected `array | null`, got `str`. Write [capital].",
         ),
     ],
 )
 def test_an_option_of_a_step_is_told_what_is_allowed(read: Load, steps: str, problem: str) -> None:
     assert refusal(read, f"{STEPS}  a: {steps}\n") == f"s.yaml:7: recipes.a.{problem}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (
+            ["use: distill", "material:", "  facts: [capital]", "  sampels: 3"],
+            (
+                "11: recipes.a.material.sampels: 'material' has no option 'sampels'. "
+                "Did you mean 'samples'?"
+            ),
+        ),
+        (
+            ["use: distill", "sweep:", "  material:", "    - facts: [capital]", "      sed: 3"],
+            (
+                "12: recipes.a.sweep.material[0].sed: 'material' has no option 'sed'. "
+                "Did you mean 'seed'?"
+            ),
+        ),
+        (
+            ["use: distill", "material:", "  samples: 3", "  facts: [capitol]"],
+            "11: recipes.a.material.facts: there is no relation 'capitol'. Did you mean 'capital'?",
+        ),
+        (["use: rtn", "bits: 8", "targets: atention"], "10: recipes.a.targets: 'atention' is no"),
+        (["use: rtn", "bits: 8", "ignore: [head]"], "10: recipes.a.ignore: 'ignore' takes"),
+        (["use: magnitude", 'pattern: "4:2"'], "9: recipes.a.pattern: '4:2' is no pattern"),
+        (
+            ["use: magnitude", "sweep:", "  pattern:", '    - "2:4"', '    - "4:2"'],
+            "12: recipes.a.sweep.pattern[1]: '4:2' is no pattern",
+        ),
+        (
+            ["use: magnitude", "sparsity: 0.5", "count_of: nope"],
+            "10: recipes.a.count_of: 'nope' is no set",
+        ),
+        (  # A plain ValueError that quotes one written option.
+            ["use: magnitude", 'pattern: "2:4"', "count_of: all"],
+            "10: recipes.a.count_of: 'count_of' needs 'sparsity'",
+        ),
+        (  # And one that quotes two of them.
+            ["use: magnitude", 'pattern: "2:4"', "sparsity: 0.5"],
+            "7: recipes.a: exactly one of 'sparsity' and 'pattern'",
+        ),
+        (
+            ["use: bitsandbytes", "sweep:", "  scheme: [nf4]", "threshold: 6.0"],
+            "11: recipes.a.threshold: 'threshold' means nothing",
+        ),
+        (["use: qat", "steps: 1"], "7: recipes.a: 'material' is missing: keys with values."),
+    ],
+    ids=str,
+)
+def test_the_option_at_fault_is_refused_by_its_name_and_line(
+    read: Load, lines: list[str], problem: str
+) -> None:
+    text = STEPS + "  a:\n" + "".join(f"    {line}\n" for line in lines)
+    assert refusal(read, text).startswith(f"s.yaml:{problem}")
 
 
 @pytest.mark.parametrize(
@@ -666,12 +724,12 @@ NEEDED = [
     (("models",), "'models' is missing"),
     (("benchmarks",), "'benchmarks' is missing"),
     (("models", "tiny", "use"), "'pretrained' has no option 'knows'"),
-    (("models", "hub", "path"), "models.hub: Object missing required field `path`"),
+    (("models", "hub", "path"), "models.hub: 'path' is missing: text"),
     (("recipes", "int8", "use"), "recipes.int8: 'use' is missing"),
-    (("recipes", "int8", "bits"), "recipes.int8: Object missing required field `bits`"),
+    (("recipes", "int8", "bits"), "recipes.int8: 'bits' is missing: int >= 2 and <= 8"),
     (("recipes", "both", "steps"), "recipes.both: 'use' is missing"),
     (("recipes", "both", "steps", 0, "use"), "recipes.both.steps[0]: 'use' is missing"),
-    (("recipes", "both", "steps", 1, "bits"), "recipes.both.steps[1]: Object missing required"),
+    (("recipes", "both", "steps", 1, "bits"), "recipes.both.steps[1]: 'bits' is missing: int"),
     (("recipes", "both", "steps", 1, "group_size"), "recipes.both.steps[1]: 'group_size' is"),
     (("benchmarks", "low", "use"), "benchmarks.low: 'use' is missing"),
     (("overrides", 1, "reason"), "overrides[1]: 'expect: fail' needs a 'reason'"),

@@ -37,7 +37,7 @@ from pytest_compression.benchmarks.survey import (
     refuse_vocabulary,
     survey,
 )
-from pytest_compression.errors import MeasurementError, nearest
+from pytest_compression.errors import MeasurementError, OptionError, nearest
 from pytest_compression.fingerprints import digest
 from pytest_compression.types import Measurement
 
@@ -81,7 +81,7 @@ class Cloze:
             raise ValueError(message)
         if self.path is not None and not self.path.endswith((".jsonl", ".csv")):
             message = f"'{self.path}' is to end in .jsonl or .csv"
-            raise ValueError(message)
+            raise OptionError(message, option="path")
         if self.path and (self.name, self.revision, self.split) != (None, None, "test"):
             message = "'name', 'revision' and 'split' are of a 'dataset', not of a 'path'"
             raise ValueError(message)
@@ -90,7 +90,7 @@ class Cloze:
             for relation, text in self.templates.items():
                 if fault := first_fault(several(text)):
                     message = f"relation '{relation}': {fault}"
-                    raise ValueError(message)
+                    raise OptionError(message, option="templates")
 
     @property
     def cached(self) -> bool:

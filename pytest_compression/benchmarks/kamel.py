@@ -15,7 +15,7 @@ from pytest_compression.benchmarks.answers import SetScore, set_score
 from pytest_compression.benchmarks.files import Row, Seed, draw, jsonl, lines, there, under
 from pytest_compression.benchmarks.generated import REPEATED, Asked, Task, lot, measure
 from pytest_compression.benchmarks.relations import told_apart
-from pytest_compression.errors import MeasurementError, nearest
+from pytest_compression.errors import MeasurementError, OptionError, nearest
 from pytest_compression.types import Measurement, Question
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Kamel:
         for relation, question in self.wordings.items():
             if SUBJECT not in question:
                 message = f"the question of '{relation}' does not name the subject as {SUBJECT}"
-                raise ValueError(message)
+                raise OptionError(message, option="wordings")
 
     def sources(self) -> Iterator[Path]:
         """The files that the answers depend on."""

@@ -38,7 +38,7 @@ from pytest_compression.benchmarks.survey import (
     refuse_vocabulary,
     survey,
 )
-from pytest_compression.errors import MeasurementError, nearest
+from pytest_compression.errors import MeasurementError, OptionError, nearest
 from pytest_compression.scoring.tokens import BLANK, parted
 from pytest_compression.types import Measurement
 
@@ -99,7 +99,7 @@ class Lama:
         refuse_vocabulary(self)
         if self.prompts == "sentence" and self.templates is not None:
             message = "templates are not read where prompts are sentences"
-            raise ValueError(message)
+            raise OptionError(message, option="templates")
 
     def sources(self) -> Iterator[Path]:
         """The files that the answers depend on."""

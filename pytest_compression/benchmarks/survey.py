@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 from msgspec.structs import replace
 
 from pytest_compression.benchmarks.files import draw, lines, there
-from pytest_compression.errors import MeasurementError
+from pytest_compression.errors import MeasurementError, OptionError
 from pytest_compression.fingerprints import digest
 from pytest_compression.scoring.tokens import parted
 from pytest_compression.types import Measurement, Question
@@ -233,7 +233,7 @@ def refuse_vocabulary(options: Competition) -> None:
         raise ValueError(message)
     if options.metric == "ranked" and options.vocabulary is not None:
         message = "a vocabulary is for P@1, P@k and MRR; 'ranked' has the relation's objects"
-        raise ValueError(message)
+        raise OptionError(message, option="vocabulary")
 
 
 def words_of(path: str) -> tuple[str, ...]:

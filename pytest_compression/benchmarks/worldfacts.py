@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from pytest_compression.benchmarks.files import Seed
 from pytest_compression.embedded.facts import OBJECT, SUBJECT, Fact, phrasings, worldfacts
-from pytest_compression.errors import nearest
+from pytest_compression.errors import OptionError, nearest
 from pytest_compression.types import Measurement, Question
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ class WorldFacts:
         for relation in self.relations or ():
             if relation not in known:
                 message = f"there is no relation '{relation}'. {nearest(relation, known)}"
-                raise ValueError(message)
+                raise OptionError(message, option="relations")
         fewest = min(len(known[relation]) for relation in self.relations or known)
         if self.phrasing >= fewest:
             message = f"phrasing {self.phrasing}: these relations have 0 to {fewest - 1}"
-            raise ValueError(message)
+            raise OptionError(message, option="phrasing")
 
     def questions(self) -> tuple[Question, ...]:
         """What is asked, sorted by id."""

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from pytest_compression.embedded.facts import phrasings
 from pytest_compression.embedded.facts.sentences import Sentence, sentences
-from pytest_compression.errors import RecipeError, nearest
+from pytest_compression.errors import OptionError, RecipeError, nearest
 from pytest_compression.fingerprints import digest
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Material(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for relation in self.facts or ():
             if relation not in known:
                 message = f"there is no relation '{relation}'. {nearest(relation, known)}"
-                raise ValueError(message)
+                raise OptionError(message, option="facts")
 
     def read(self) -> str:
         """The text.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import get_args
 
-from pytest_compression.errors import nearest
+from pytest_compression.errors import OptionError, nearest
 from pytest_compression.types import Targets, TargetSet
 
 SETS: tuple[str, ...] = get_args(TargetSet)
@@ -14,26 +14,28 @@ def listed(targets: Targets) -> tuple[str, ...]:
     return (targets,) if isinstance(targets, str) else targets
 
 
-def check_targets(targets: Targets, ignore: tuple[str, ...] = ()) -> None:
+def check_targets(
+    targets: Targets, ignore: tuple[str, ...] = (), *, option: str = "targets"
+) -> None:
     """Refuse names that are neither a set of weights nor a pattern of module names.
 
     Raises:
-        ValueError: there is none, or a name without any of ``.*?[`` is no set.
+        OptionError: there is none, or a name without any of ``.*?[`` is no set.
     """
     if not listed(targets):
-        message = "'targets' is empty"
-        raise ValueError(message)
+        message = f"'{option}' is empty"
+        raise OptionError(message, option=option)
     for name in listed(targets):
         if name not in SETS and not set(name) & set(".*?["):
             message = (
                 f"'{name}' is no set of weights ({', '.join(SETS)}) and no pattern of module "
                 f"names, such as 'model.layers.0.*'. {nearest(name, SETS)}"
             )
-            raise ValueError(message)
+            raise OptionError(message, option=option)
     for pattern in ignore:
         if pattern in SETS:
             message = f"'ignore' takes patterns of module names; '{pattern}' is a set"
-            raise ValueError(message)
+            raise OptionError(message, option="ignore")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from pytest_compression.errors import RecipeError
+from pytest_compression.errors import OptionError, RecipeError
 from pytest_compression.modifiers.targets import Targeted, check_targets, listed
 from pytest_compression.types import Claim, Targets
 
@@ -45,7 +45,7 @@ class Unstructured(Targeted):
             read_pattern(self.pattern)
         super().__post_init__()
         if self.count_of is not None:
-            check_targets(self.count_of)
+            check_targets(self.count_of, option="count_of")
 
     def total(self, model: "LanguageModel", weights: Sequence["LinearWeight"]) -> int:
         """How many weights to prune in all, where one ranking decides.
@@ -111,7 +111,7 @@ def read_pattern(pattern: str) -> tuple[int, int]:
     """N and M.
 
     Raises:
-        ValueError: they are none, or nothing would be pruned.
+        OptionError: they are none, or nothing would be pruned.
     """
     found = PATTERN.fullmatch(pattern)
     keep, run = map(int, found.groups()) if found else (0, 0)
@@ -120,7 +120,7 @@ def read_pattern(pattern: str) -> tuple[int, int]:
             f"'{pattern}' is no pattern: \"2:4\" keeps 2 of each 4 weights, and at least one must "
             "be kept and one pruned"
         )
-        raise ValueError(message)
+        raise OptionError(message, option="pattern")
     return keep, run
 
 
