@@ -29,7 +29,7 @@ class Good:
         return Claim(targets=[weight.name for weight in weights], zeros=zeros)
 
     def prune(self, values: Any, count: int) -> None:
-        flat = values.reshape(-1)
+        flat = values.flatten().clone()
         flat[:count] = 0
         values.copy_(flat.reshape(values.shape))
 
@@ -45,6 +45,70 @@ class Threshold(Good):
         ranked = values.abs().flatten().sort().values
         if count:
             values[values.abs() <= ranked[count - 1]] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(Good):
+    """Prunes by a threshold, and claims what it counted."""
+
+    above: bool = True
+    """Keep what is above the threshold; otherwise also what is equal to it."""
+
+    def apply(self, model: Any) -> Claim:
+        claim = super().apply(model)
+        zeros = sum(int((weight.values == 0).sum()) for weight in model.weights(self.targets))
+        return claim._replace(zeros=zeros)
+
+    def prune(self, values: Any, count: int) -> None:
+        ranked = values.abs().flatten().sort().values
+        if self.above and count:
+            values[values.abs() <= ranked[count - 1]] = 0
+        elif count < len(ranked):
+            values[values.abs() < ranked[count]] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stingy(Good):
+    """Says what its share is of, and prunes less."""
+
+    scope: str = "layer"
+
+    def prune(self, values: Any, count: int) -> None:
+        super().prune(values, round(0.9 * count))
+
+    def apply(self, model: Any) -> Claim:
+        claim = super().apply(model)
+        zeros = sum(int((weight.values == 0).sum()) for weight in model.weights(self.targets))
+        return claim._replace(zeros=zeros)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Large(Good):
+    """Needs deep models."""
+
+    layers: int
+
+    def besides(self, model: Any) -> None:
+        found = model.module.config.num_hidden_layers
+        if found < self.layers:
+            message = f"{found} are too few"
+            raise RecipeError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silent(Good):
+    """Does not say what it did."""
+
+    def apply(self, model: Any) -> Claim:
+        super().apply(model)
+        return None  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misnamed(Good):
+    """Says of itself what nobody knows."""
+
+    contract: ClassVar[str] = "whatever"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +314,7 @@ class Shifted(MinMax):
 
 @dataclass(frozen=True, kw_only=True)
 class Idle:
-    """Claims nothing."""
+    """Claims nothing, and does nothing."""
 
     def apply(self, model: Any) -> Claim:
         return Claim(targets=[weight.name for weight in model.weights("all")])

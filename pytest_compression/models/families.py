@@ -90,6 +90,15 @@ def ends(module: Any) -> tuple[Any, Any]:
     return module.get_output_embeddings(), module.get_input_embeddings()
 
 
+def untie(module: nn.Module, head: Any) -> None:
+    """Give the output head a matrix of its own, and a bias, if others share it."""
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    named = module.named_parameters(remove_duplicate=False)
+    bias = getattr(head, "bias", None)
+    if bias is not None and sum(one is bias for _, one in named) > 1:
+        head.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+
 def named_layers(
     module: nn.Module, adopted: Collection[str] = ()
 ) -> tuple[dict[str, nn.Module], str, str]:

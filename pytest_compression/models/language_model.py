@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pytest_compression.errors import RecipeError
 from pytest_compression.fingerprints import digest
 from pytest_compression.models.conditions import SINGLE, Budget, conditions_of
-from pytest_compression.models.families import ends, named_layers, targeted
+from pytest_compression.models.families import ends, named_layers, targeted, untie
 from pytest_compression.models.footprint import (
     Before,
     Then,
@@ -62,6 +62,21 @@ def options_of(step: Modifier) -> Iterator[Any]:
     """The values of a step's options."""
     if is_dataclass(step):
         yield from (getattr(step, option.name) for option in fields(step))
+
+
+def require_claim(step: Modifier, claim: object) -> None:
+    """Refuse a step that does not say what it did.
+
+    Raises:
+        RecipeError: its ``apply()`` returned something else.
+    """
+    if not isinstance(claim, Claim):
+        name = type(step).__name__
+        message = (
+            f"apply() of {name} returned {type(claim).__name__}, and must return a Claim "
+            "(pytest_compression.types): which layers it worked on, and what can be measured there."
+        )
+        raise RecipeError(message)
 
 
 class LanguageModel:
@@ -151,7 +166,8 @@ class LanguageModel:
         """The weights a step works on, in the model's order.
 
         Where the output head is tied to the embeddings and only one of them is a target, they are
-        untied: the other keeps the values it has, and both have to be stored.
+        untied: the other keeps the values it has, and both have to be stored. So has a bias that
+        the head shares, as BERT's does: a configuration speaks of all ties at once.
 
         Args:
             targets: sets and patterns.
@@ -168,7 +184,7 @@ class LanguageModel:
         if head is not None and embeddings is not None and head.weight is embeddings.weight:
             tied = [name for name, layer in found.items() if layer in (head, embeddings)]
             if len(tied) == 1 and writes:
-                head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+                untie(self.module, head)
             for name in tied[1:]:  # one matrix, worked on once
                 del found[name]
         return [LinearWeight(self, name, layer) for name, layer in found.items()]
@@ -224,6 +240,7 @@ class LanguageModel:
             self.compressed = True
             before = Before.of(self)
             claim = step.apply(self)
+            require_claim(step, claim)
             for part in (step, *options_of(step)):
                 if isinstance(part, Depends):
                     self.steps_environment |= part.environment()

@@ -2,12 +2,14 @@
 
 On each it is applied, restored and applied again. It may refuse a model by a
 :class:`~pytest_compression.errors.CompressionError`, but by its shape or dtype, not by the weights
-that it happens to hold, and never the first one, which is as plain as can be.
+that it happens to hold, and never the first one, which is as plain as can be and as large as the
+step needs.
 """
 
 import dataclasses
 import math
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ import torch
 from hypothesis import HealthCheck, Phase
 
 from pytest_compression.errors import CompressionError
+from pytest_compression.testing.counts import require_as_many, require_share
+from pytest_compression.testing.options import by_itself, exactness, require_options
 from pytest_compression.testing.properties import (
     OF_ANY,
     OF_PRUNERS,
@@ -27,6 +31,7 @@ from pytest_compression.testing.properties import (
     State,
     require,
 )
+from pytest_compression.testing.sizes import SIZES
 from pytest_compression.testing.specimens import (
     FAMILIES,
     Architecture,
@@ -40,11 +45,6 @@ from pytest_compression.testing.strategies import plans
 from pytest_compression.types import Claim, Family
 
 Kind = Literal["pruner", "quantizer", "modifier"]
-Exactness = Literal["exact", "adjusts", "model"]
-"""What a step says of itself by the class attribute ``contract``: it prunes or rounds and changes
-nothing else (if it says nothing); it also adjusts other weights, as training and second-order
-methods do; it suits one model alone, as a checkpoint does, and is tried on no other."""
-
 ALL: tuple[Family, ...] = ("causal", "masked", "seq2seq")
 PLAIN: tuple[Filling, ...] = ("normal",)
 ODD: tuple[tuple[Filling, ...], ...] = (
@@ -52,37 +52,6 @@ ODD: tuple[tuple[Filling, ...], ...] = (
     ("few values", "one sign", "grid", "wide", "zeros"),
 )
 """What is tried on each architecture before anything is drawn."""
-ROWS, TOKENS = 4, 32
-"""What a step calibrates on or learns from here, at most: it is to be tried, not to be good."""
-COURSE = {"steps": 12, "epochs": 1}
-"""How long it learns, at most, by the names of the options that say so."""
-
-
-def exactness(step: Any) -> Exactness:
-    """What a step says of itself.
-
-    Raises:
-        ContractError: it says something else.
-    """
-    said: Exactness = msgspec.convert(getattr(type(step), "contract", "exact"), Exactness)
-    return said
-
-
-def brief(step: Any) -> tuple[Any, bool]:
-    """The step with less to calibrate on or to learn from, and whether it does either."""
-    less: dict[str, Any] = {
-        field.name: msgspec.structs.replace(
-            given, samples=min(ROWS, given.samples), length=min(TOKENS, given.length)
-        )
-        for field in dataclasses.fields(step)
-        if hasattr(given := getattr(step, field.name), "batches")
-    }
-    if less:
-        for name, most in COURSE.items():
-            given = getattr(step, name, None)
-            if isinstance(given, int):
-                less[name] = min(most, given)
-    return dataclasses.replace(step, **less), bool(less)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +72,8 @@ class Contract:
     """Whether it depends on what the models compute, so that it may refuse broken ones."""
     tokenizer: Any = None
     """In place of the embedded models' own."""
+    sizes: tuple[Size, ...] = SIZES
+    """Of the plain model that it must take: the first on which it has an effect."""
 
     def check(self) -> None:
         """Try the step on all models.
@@ -111,11 +82,14 @@ class Contract:
             ContractError: saying which rule was broken on which model.
         """
         require_options(self.step)
-        for architecture in self.architectures:
-            self.on(Plan(architecture=architecture, fillings=PLAIN), must=True)
+        fitted = {architecture: self.fitted(architecture) for architecture in self.architectures}
+        for own, plan in fitted.values():
+            own.on(plan, must=True)
             for fillings in ODD:
-                plan = Plan(architecture=architecture, fillings=fillings, size=Size(layers=1))
-                self.on(plan, must=False)
+                odd = dataclasses.replace(plan, fillings=fillings)
+                small = dataclasses.replace(odd, size=Size(layers=1))
+                if not own.on(small, must=False):
+                    own.on(odd, must=False)
         settings = hypothesis.settings(
             max_examples=self.examples,
             deadline=None,
@@ -128,14 +102,49 @@ class Contract:
         @settings
         @hypothesis.given(plans(self.architectures))
         def drawn(plan: Plan) -> None:
-            self.on(plan, must=False)
+            own, _ = fitted[plan.architecture]
+            own.on(plan, must=False)
 
         drawn()
 
-    def on(self, plan: Plan, *, must: bool) -> None:
-        """Try the step on one model, which it must take, or may refuse."""
+    def fitted(self, architecture: Architecture) -> tuple["Contract", Plan]:
+        """What is checked on an architecture, and the first plain model that serves.
+
+        Raises:
+            ContractError: the step refuses all of them.
+        """
+        other = by_itself(self.step)
+        refusals, idle = list[CompressionError](), list[tuple[Contract, Plan]]()
+        steps = [self.step] if other is None else [self.step, other]
+        for step in steps:
+            own = dataclasses.replace(self, step=step)
+            for size in self.sizes:
+                plan = Plan(architecture=architecture, fillings=PLAIN, size=size)
+                model = build(plan, self.tokenizer)
+                before = State.of(model)
+                try:
+                    with self.named(plan):
+                        own.apply(model, before, seed=1)
+                except CompressionError as refusal:
+                    refusals.append(refusal)
+                    continue
+                if has_effect(model, before):
+                    return own, plan
+                idle.append((own, plan))
+        if idle:
+            return idle[0]
+        with self.named(Plan(architecture=architecture, fillings=PLAIN, size=self.sizes[0])):
+            message = (
+                f"it refuses the plainest of models ({refusals[0]}), and larger ones, too. What "
+                'suits one model alone says contract: ClassVar[str] = "model".'
+            )
+            raise ContractError(message)
+
+    @contextmanager
+    def named(self, plan: Plan) -> Iterator[None]:
+        """Say of a broken rule who breaks it, and on which model."""
         try:
-            self.look(plan, must=must)
+            yield
         except ContractError as error:
             message = (
                 f"{type(self.step).__name__} breaks the contract of a {self.kind} on {plan}: "
@@ -143,19 +152,35 @@ class Contract:
             )
             raise ContractError(message) from error
 
-    def look(self, plan: Plan, *, must: bool) -> None:
-        """Apply, check, restore, and apply again."""
+    def on(self, plan: Plan, *, must: bool) -> bool:
+        """Try the step on one model, which it must take, or may refuse; whether it took it."""
+        with self.named(plan):
+            return self.look(plan, must=must)
+
+    def look(self, plan: Plan, *, must: bool) -> bool:
+        """Apply, check, restore, and apply again; False if it refuses the model."""
         model = build(plan, self.tokenizer)
         dense = State.of(model)
         try:
             done = self.apply(model, dense, seed=1)
         except CompressionError as refusal:
-            require(not must, f"it refuses the plainest of models ({refusal})")
+            require(not must, f"it refuses a model that it took before ({refusal})")
             self.require_reason(plan, refusal)
-            return
+            return False
         for property_ in self.properties(done.claim):
             property_(done)
         after = State.of(model)
+        if must:
+            require(has_effect(model, dense), "it took no effect: the model is what it was.")
+        if self.is_exact_pruner(done.claim):
+            self.require_count(plan, done)
+        self.require_same_again(model, dense, after)
+        if must:
+            self.require_refusals(plan, done.claim)
+        return True
+
+    def require_same_again(self, model: Specimen, dense: State, after: State) -> None:
+        """It does the same to the same weights, and the dense ones come back in between."""
         if self.twice_is_once:
             self.apply(model, after, seed=1)
             changed = State.of(model).difference(after)
@@ -168,8 +193,6 @@ class Contract:
             f"applied to the same weights again it makes {changed} otherwise: seed what is drawn, "
             "and not by torch's global state.",
         )
-        if must:
-            self.require_refusals(plan, done.claim)
 
     def apply(self, model: Specimen, before: State, seed: int) -> Applied:
         """Apply the step once.
@@ -215,6 +238,23 @@ class Contract:
                 yield from OF_PRUNERS
         yield from self.more
 
+    def is_exact_pruner(self, claim: Claim) -> bool:
+        """Whether it sets weights to zero and does nothing else."""
+        return exactness(self.step) == "exact" and claim.bits is None and claims_zeros(claim)
+
+    def require_count(self, plan: Plan, done: Applied) -> None:
+        """It prunes as many as of weights that all differ, and as its options say."""
+        model = build(
+            Plan(architecture=plan.architecture, size=plan.size, fillings=("distinct",)),
+            self.tokenizer,
+        )
+        try:
+            apart = self.apply(model, State.of(model), seed=1)
+        except CompressionError:  # single precision is not for it
+            return
+        require_share(apart)
+        require_as_many(done, apart)
+
     def require_reason(self, plan: Plan, refusal: CompressionError) -> None:
         """A model may be refused for its shape, but not for weights that others are as good as."""
         plain = dataclasses.replace(plan, fillings=PLAIN)
@@ -247,25 +287,14 @@ class Contract:
             raise ContractError(message)
 
 
+def has_effect(model: Specimen, before: State) -> bool:
+    """Whether a step changed anything, or packed it."""
+    return bool(model.stored) or bool(State.of(model).difference(before))
+
+
 def claims_zeros(claim: Claim) -> bool:
     """Whether a step says that it pruned."""
     return any(said is not None for said in (claim.sparsity, claim.zeros, claim.pattern))
-
-
-def require_options(step: Any) -> None:
-    """A step is a frozen dataclass, and a suite can write all of its options."""
-    kind = type(step)
-    parameters = getattr(kind, "__dataclass_params__", None)
-    require(
-        parameters is not None and parameters.frozen,
-        f"{kind.__name__} must be a dataclass with frozen=True: its fields are its options.",
-    )
-    try:
-        read = msgspec.convert(msgspec.to_builtins(step), kind)
-    except (msgspec.ValidationError, TypeError) as error:
-        message = f"{kind.__name__} has options that no suite can write: {error}."
-        raise ContractError(message) from error
-    require(read == step, f"{kind.__name__} is another step when a suite writes its options.")
 
 
 def require_restored(model: Specimen, dense: State) -> None:

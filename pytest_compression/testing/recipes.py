@@ -6,9 +6,11 @@ from typing import Any
 from transformers.pytorch_utils import Conv1D
 
 from pytest_compression.models.language_model import LanguageModel
-from pytest_compression.testing.contracts import Contract, brief, exactness
+from pytest_compression.testing.contracts import Contract
 from pytest_compression.testing.importing import check_light
+from pytest_compression.testing.options import brief, exactness
 from pytest_compression.testing.properties import ContractError, require
+from pytest_compression.testing.sizes import sizes_like
 from pytest_compression.testing.specimens import FAMILIES, Architecture
 from pytest_compression.types import Footprint
 
@@ -64,6 +66,7 @@ def check_step(step: Any, model: LanguageModel) -> None:
         examples=FEW if few else EXAMPLES,
         learns=few,
         tokenizer=model.tokenizer,
+        sizes=sizes_like(model),
     ).check()
 
 

@@ -23,11 +23,15 @@ from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.models.weights import LinearWeight
 from pytest_compression.types import Family, Targets
 
-Filling = Literal["normal", "constant", "few values", "zeros", "one sign", "grid", "wide"]
+Filling = Literal[
+    "normal", "constant", "few values", "zeros", "one sign", "grid", "wide", "distinct"
+]
 """What a matrix holds: numbers without structure; one number; a handful of them, among them zeros
 of both signs; nothing but zeros; positive numbers away from zero; whole numbers of both signs;
-magnitudes from denormal to large."""
-FILLINGS: Final[tuple[Filling, ...]] = get_args(Filling)
+magnitudes from denormal to large; magnitudes of which, in single precision, no two of the whole
+model are equal."""
+FILLINGS: Final[tuple[Filling, ...]] = tuple(one for one in get_args(Filling) if one != "distinct")
+"""What is drawn; distinct magnitudes are what the others are held against."""
 
 Architecture = Literal["llama", "gpt2", "bert", "t5"]
 FAMILIES: Final[dict[Architecture, Family]] = {
@@ -40,6 +44,8 @@ FAMILIES: Final[dict[Architecture, Family]] = {
 FEW = (0.0, -0.0, 0.5, -0.5, 0.1, -0.1, 0.3)
 CONSTANT = 0.3
 """No power of two, so that it lies on no grid by chance."""
+SMALLEST = 0x3D000000
+"""The bits of 1/32, the smallest of distinct magnitudes."""
 POSITIONS = 512
 """Tokens that a specimen reads at once."""
 MARKS: Final[dict[str, Any]] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -54,6 +60,8 @@ class Size:
     inner: int = 128
     """Feed-forward neurons."""
     heads: int = 4
+    shared: int = 1
+    """Query heads that have a key and a value head together, of an architecture with such."""
     layers: int = 2
 
 
@@ -116,15 +124,30 @@ def network(architecture: Architecture, size: Size, vocabulary: int) -> nn.Modul
 def fill(module: nn.Module, plan: Plan) -> None:
     """Overwrite every matrix, and every bias with numbers without structure."""
     generator = torch.Generator().manual_seed(plan.seed)
+    apart = distinct(module, generator) if "distinct" in plan.fillings else []
     matrices = 0
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
             if isinstance(part, (nn.Linear, Conv1D)) and name == "weight":
                 filling = plan.fillings[matrices % len(plan.fillings)]
-                parameter.data = filled(parameter.shape, filling, generator).to(plan.dtype)
+                if filling == "distinct":
+                    values = apart[matrices].reshape(parameter.shape)
+                else:
+                    values = filled(parameter.shape, filling, generator)
+                parameter.data = values.to(plan.dtype)
                 matrices += 1
             elif name == "bias":
                 parameter.data.normal_(0, 0.1, generator=generator)
+
+
+def distinct(module: nn.Module, generator: torch.Generator) -> Sequence[Tensor]:
+    """Numbers for each matrix of a network: consecutive floats of random sign, in random order."""
+    parts = [part for part in module.modules() if isinstance(part, (nn.Linear, Conv1D))]
+    sizes = [part.weight.numel() for part in parts]
+    order = torch.randperm(sum(sizes), generator=generator)
+    signs = 1 - 2 * torch.randint(2, order.shape, generator=generator)
+    numbers = (SMALLEST + order).to(torch.int32).view(torch.float32) * signs
+    return torch.split(numbers, sizes)
 
 
 def filled(shape: Sequence[int], filling: Filling, generator: torch.Generator) -> Tensor:
@@ -161,7 +184,7 @@ def llama(size: Size, vocabulary: int) -> Any:
         intermediate_size=size.inner,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
-        num_key_value_heads=size.heads,
+        num_key_value_heads=size.heads // size.shared,
         head_dim=2 * max(1, size.hidden // size.heads // 2),
         max_position_embeddings=POSITIONS,
         **MARKS,

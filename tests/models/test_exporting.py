@@ -19,6 +19,7 @@ from pytest_compression.models.sources import Pretrained
 from pytest_compression.modifiers.backends.bitsandbytes import BitsAndBytes
 from pytest_compression.modifiers.backends.quanto import Quanto
 from pytest_compression.modifiers.backends.torch_dynamic import TorchDynamic
+from pytest_compression.modifiers.checkpoint import Checkpoint
 from pytest_compression.modifiers.pruning import Magnitude
 from pytest_compression.modifiers.quantization import RoundToNearest
 from pytest_compression.types import Claim
@@ -49,6 +50,19 @@ def test_the_configuration_says_that_a_head_is_untied_where_it_can(tmp_path: Pat
         checked(tiny.model(architecture, tie_word_embeddings=True), [HEAD], folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         assert config["tie_word_embeddings"] is said  # in bart it would untie two stacks besides
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bert", "roberta", "albert", "t5"])
+def test_what_an_untied_head_takes_is_what_its_file_takes(
+    tmp_path: Path, architecture: str
+) -> None:
+    step = Magnitude(sparsity=0.5, targets="head")
+    judged = tiny.model(architecture, tie_word_embeddings=True).compress([step])
+    checked(tiny.model(architecture, tie_word_embeddings=True), [step], tmp_path)
+    again = tiny.model(architecture, tie_word_embeddings=True)
+    shipped = again.compress([Checkpoint(path=str(tmp_path))])
+    assert (shipped.bytes, shipped.zeros) == (judged.bytes, judged.zeros)
+    assert again.restore()
 
 
 def test_learned_positions_of_marian_are_written(tmp_path: Path) -> None:

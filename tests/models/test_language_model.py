@@ -248,6 +248,13 @@ def test_a_step_that_touches_nothing_is_an_error() -> None:
         compress(nothing)
 
 
+@pytest.mark.parametrize("returned", [None, {"targets": []}])
+def test_a_step_that_does_not_say_what_it_did_is_an_error(returned: Any) -> None:
+    kind = type(returned).__name__
+    with pytest.raises(RecipeError, match=rf"apply\(\) of Step returned {kind}, and must return a"):
+        compress(lambda _: returned)
+
+
 def everything_as_it_was(model: LanguageModel) -> Claim:
     for weight in model.weights("all"):
         weight.write(weight.values.clone())

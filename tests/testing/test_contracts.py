@@ -5,19 +5,31 @@ from typing import Any
 
 import broken_steps as broken
 import pytest
+import torch
 
 from pytest_compression.modifiers.activations import Activations
+from pytest_compression.modifiers.material import Material
+from pytest_compression.modifiers.pruning import Magnitude, RandomPruning, Wanda
+from pytest_compression.modifiers.structured import Heads, Layers, Neurons
 from pytest_compression.testing import (
     ContractError,
+    Plan,
+    build,
     check_light,
     check_modifier,
     check_pruner,
     check_quantizer,
 )
+from pytest_compression.testing.counts import require_as_many, zeros_of
+from pytest_compression.testing.properties import Applied, State
 
 PRUNES_ALL = (
     r"^Threshold breaks the contract of a pruner on a llama of 64 x 128 in float32, its weights: "
     r"constant: The step was asked for sparsity 0\.5 and 1\.0000 was measured"
+)
+PRUNES_TIES = (
+    r"^Counting breaks the contract of a pruner on a llama of 64 x 128 in float32, its weights: "
+    r"constant: 40960 weights are zero, and 20480 should be"
 )
 LOSES_CONSTANTS = (
     r"^MinMax breaks the contract of a quantizer on a llama of 64 x 128 in float32, its weights: "
@@ -37,8 +49,41 @@ def test_a_good_quantizer_passes_and_keeps_its_promise() -> None:
         check_quantizer(broken.MinMax(), max_error=1 / 40, **ONE)
 
 
+CALIBRATION = Material(facts=("continent",))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Magnitude(pattern="2:4"),
+        Magnitude(sparsity=0.3, scope="row"),
+        Magnitude(sparsity=0.7, targets="feed-forward", count_of="all"),
+        Magnitude(sparsity=0.2, targets="attention", count_of="model.layers.3.*"),
+        RandomPruning(sparsity=0.37, scope="layer"),
+        Wanda(sparsity=0.3, calibration=CALIBRATION),
+    ],
+    ids=lambda step: f"{type(step).__name__}-{step.pattern or step.sparsity}",
+)
+def test_pruners_pass_however_they_count(step: Any) -> None:
+    check_pruner(step, families=["masked"], examples=1)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Heads(sparsity=0.1),
+        Neurons(sparsity=0.003),
+        Layers(sparsity=0.2),
+        Layers(count=2),
+        Magnitude(pattern="64:128"),
+    ],
+    ids=str,
+)
+def test_a_step_that_needs_larger_models_is_tried_on_them(step: Any) -> None:
+    check_modifier(step, families=["masked"], examples=1)
+
+
 def test_any_step_passes_that_does_what_it_says() -> None:
-    check_modifier(broken.Idle(), **ONE)
     check_modifier(Activations(granularity="tensor"), **ONE)
     check_modifier(broken.Adjusting(), **ONE)
 
@@ -57,6 +102,15 @@ def test_any_step_passes_that_does_what_it_says() -> None:
         (broken.Careless(), r"it takes weights that hold nan: refuse them by a RecipeError"),
         (broken.Crashing(), r"it raises AttributeError .*What it cannot do it must refuse"),
         (broken.Picky(), r"it refuses these weights \(all weights are equal\), and no others of"),
+        (broken.Counting(), PRUNES_TIES),
+        (broken.Counting(above=False), r"constant: 0 weights are zero, and \d+ should be: so many"),
+        (
+            broken.Stingy(),
+            r"sparsity 0\.5 with scope 'layer' asks for \d+ zeros, and \d+ were found",
+        ),
+        (broken.Misnamed(), r"Misnamed says contract = 'whatever': a step says one of exact, adj"),
+        (broken.Silent(), r"apply\(\) must return a Claim"),
+        (broken.Large(layers=99), r"refuses the plainest of models \(2 are too few\), and larger"),
         (broken.Shy(), r"it refuses the plainest of models \(not today\)"),
         (broken.Thawed(), r"Thawed must be a dataclass with frozen=True"),
         (broken.Idle(), r"it claims no zeros"),
@@ -66,6 +120,44 @@ def test_any_step_passes_that_does_what_it_says() -> None:
 def test_a_broken_pruner_is_found(step: Any, said: str) -> None:
     with pytest.raises(ContractError, match=said):
         check_pruner(step, **ONE)
+
+
+def test_a_step_that_does_nothing_is_found() -> None:
+    with pytest.raises(ContractError, match="it took no effect: the model is what it was"):
+        check_modifier(broken.Idle(), **ONE)
+
+
+@pytest.mark.parametrize("families", [(), ("causl",), ("causal", "diffusion"), "causl"])
+def test_families_are_named_by_their_names(families: Any) -> None:
+    with pytest.raises(ValueError, match="name one or several of causal, masked, seq2seq"):
+        check_pruner(broken.Good(), families=families)
+
+
+def test_zeros_that_were_there_may_stay_besides() -> None:
+    step, plan = broken.Good(sparsity=0.5), Plan(architecture="llama", fillings=("few values",))
+    apart = applied(step, Plan(architecture="llama", fillings=("distinct",)))
+    few = applied(step, plan)
+    asked, none = zeros_of(apart)
+    found, before = zeros_of(few)
+    assert none == 0 < before
+    assert asked < found < asked + before
+    require_as_many(few, apart)
+    with pytest.raises(ContractError, match=rf"^{asked} weights are zero, and {found} should be:"):
+        require_as_many(apart, few)
+
+
+def applied(step: Any, plan: Plan) -> Applied:
+    model = build(plan)
+    before = State.of(model)
+    return Applied(step=step, claim=step.apply(model), before=before, model=model)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert", "t5"])
+def test_no_two_magnitudes_of_a_distinct_model_are_equal(architecture: Any) -> None:
+    model = build(Plan(architecture=architecture, fillings=("distinct",)))
+    values = torch.cat([weight.values.flatten() for weight in model.linear()]).abs()
+    assert len(values.unique()) == len(values)
+    assert 0 < values.min() < values.max() < 1
 
 
 @pytest.mark.parametrize(
