@@ -3,7 +3,8 @@
 Texts are compared word by word, without case, accents, punctuation and possessives. A question
 leaks if its prompt stands in the material: the whole of a short one; of a longer one, any 13
 consecutive words that no other question of the benchmark has (13 as in Brown et al. 2020,
-https://arxiv.org/abs/2005.14165). A fact leaks if a sentence, or two that follow each other, hold
+https://arxiv.org/abs/2005.14165). A window of a text leaks with any 13 that reach into it, also
+from beside it. A fact leaks if a sentence, or two that follow each other, hold
 both the subject and the answer in any accepted form; a paragraph ends a sentence, and in lists,
 tables and poems, which have no full stops, a line does. Other facts of the same relation may be
 learned. To calibrate on a text is not to learn it.
@@ -36,8 +37,14 @@ LETTERS = 80
 """Characters around a leak that an error shows."""
 
 POSSESSIVE = re.compile(r"['\u2019]s\b")
-# Chinese, Japanese and Korean write no spaces between words: there each character counts as one.
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\W_\u3040-\u9fff\uac00-\ud7a3]+")
+# Thai, Lao, Tibetan, Burmese and Khmer, Chinese, Japanese and Korean write no spaces between words:
+# there each letter counts as one.
+SPACELESS = r"\u0e00-\u109f\u1780-\u17ff\u3040-\u9fff\uac00-\ud7a3"
+WORD = re.compile(rf"(?=\w)[{SPACELESS}]|[^\W_{SPACELESS}]+")
+UNSEEN = re.compile(
+    "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]"
+)
+"""Soft hyphens, joiners, marks of direction and the like, which nobody reads."""
 # A full stop behind a short word may be that of an abbreviation; a line may be wrapped anywhere.
 SENTENCE = re.compile(r"(?<=[^\W_]{4}[.!?])\s+|(?<=[\u3002])\s*|\n\s*\n")
 ENDS = (SENTENCE, re.compile(r"(?<=[.!?])\s+"), re.compile(r"\n"))
@@ -140,9 +147,12 @@ def excerpt(text: str, first: int, last: int) -> str:
 
 def words(text: str) -> Words:
     """Of a text, without case, accents, punctuation and possessives."""
-    plain = unicodedata.normalize("NFKD", POSSESSIVE.sub("", text))
-    bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
-    return tuple(WORD.findall(unicodedata.normalize("NFC", bare).casefold()))
+    bare = POSSESSIVE.sub("", UNSEEN.sub("", text))
+    if not bare.isascii():
+        plain = unicodedata.normalize("NFKD", bare)
+        letters = "".join(letter for letter in plain if not unicodedata.combining(letter))
+        bare = unicodedata.normalize("NFC", letters)
+    return tuple(WORD.findall(bare.casefold()))
 
 
 def leaks(passages: Iterable[str], questions: Sequence[Question]) -> list[Leak]:
@@ -158,11 +168,23 @@ def leaks(passages: Iterable[str], questions: Sequence[Question]) -> list[Leak]:
 
 
 def prompt(question: Question) -> tuple[Words, Words]:
-    """What stands before and behind the blank, without labels at the beginning and the end."""
+    """What stands before and behind the blank, without labels at the beginning and the end.
+
+    Of a window, it and as much beside it as can reach into it.
+    """
+    if question.beside is not None:
+        return touching(question.stem, *question.beside), ()
     before, behind = words(question.stem), words(question.end)
     first = 1 if before[:1] and before[0] in LABELS else 0
     last = len(before) - (not behind and len(before) > first and before[-1] in LABELS)
     return before[first:last], behind
+
+
+def touching(window: str, before: str, behind: str) -> Words:
+    """The words of a window and so many beside it that each run of ``LONG`` reaches into it."""
+    whole = words(before + window + behind)
+    first, beyond = (max(0, len(words(part)) - LONG + 1) for part in (before, behind))
+    return whole[first : len(whole) - beyond]
 
 
 def sentences(text: str, ends: Sequence[re.Pattern[str]] = ENDS) -> Iterator[str]:
@@ -209,10 +231,12 @@ class Index:
             index.add_fact(number, question)
             if len(before) + len(behind) < SHORT:
                 continue
-            long = [run for side in (before, behind) for run in runs(side, LONG)]
-            for run in long:
-                if shared[run] == 1:
+            is_window = question.beside is not None  # neighbours share what lies between them
+            for run in (run for side in (before, behind) for run in runs(side, LONG)):
+                if shared[run] == 1 or is_window:
                     index.prompts.setdefault(index.phrase(run), []).append((number, ()))
+            if is_window and len(before) >= LONG:
+                continue
             whole = (before, behind) if before else (behind, ())
             index.prompts.setdefault(index.phrase(whole[0]), []).append((number, whole[1]))
         return index

@@ -137,6 +137,8 @@ class Question(Struct, frozen=True, kw_only=True):
     """A sentence before the blank's own, in a segment of its own where a model knows segments."""
     behind: str = ""
     """The same, behind it."""
+    beside: tuple[str, str] | None = None
+    """Of a window of a text: what stands there before and behind it, for its seams cut words."""
 
 
 class Measurement(Struct, frozen=True, kw_only=True):

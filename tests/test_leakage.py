@@ -1,14 +1,18 @@
 """Leakage: what the gate asks may not be learned, by question and by fact; its neighbours may."""
 
+import functools
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_compression.benchmarks.language_modelling import Perplexity
 from pytest_compression.benchmarks.worldfacts import WorldFacts
 from pytest_compression.errors import RecipeError
 from pytest_compression.leakage import LETTERS, Learner, excerpt, leaks, refuse_leaks, words
@@ -299,3 +303,75 @@ def test_lines_and_abbreviations_hide_nothing(text: str, tmp_path: Path) -> None
     )
     found = leaks(Material(text=str(file)).passages(), [asked])
     assert [leak.question.id for leak in found] == ["capital:France"]
+
+
+# Windows of a text, whose seams cut words
+
+DRAWN = random.Random(0)  # noqa: S311
+PROSE = " ".join("".join(DRAWN.choices("aeinorst", k=DRAWN.randint(2, 9))) for _ in range(600))
+
+
+@pytest.fixture(scope="module", params=["llama", "bert"])
+def windows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The windows of a text of so many tokens."""
+    model = tiny.model(request.param)
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(PROSE, encoding="utf-8")
+
+    @functools.cache
+    def of(size: int) -> tuple[Question, ...]:
+        return Perplexity(path=str(path), window=size).prepared(model).questions
+
+    return of
+
+
+@pytest.mark.parametrize("size", [12, 16, 32])
+def test_the_text_itself_holds_all_of_its_windows(windows: Any, size: int) -> None:
+    questions = windows(size)
+    assert len(questions) > 600 / size
+    assert len(leaks([PROSE], questions)) == len(questions)
+
+
+@pytest.mark.parametrize("size", [12, 32])
+@pytest.mark.parametrize("begin", [100, 1111, 2345])
+def test_a_part_of_the_text_holds_the_windows_that_it_fills_and_no_others(
+    windows: Any, size: int, begin: int
+) -> None:
+    once = [one for one in windows(size) if PROSE.count(one.stem) == 1]
+    questions = {one.id: PROSE.find(one.stem) for one in once}
+    leaked = {leak.question.id for leak in leaks([PROSE[begin : begin + 600]], windows(size))}
+    ends = {one.id: questions[one.id] + len(one.stem) for one in once}
+    inside = {one for one in questions if begin + 20 < questions[one] and ends[one] < begin + 580}
+    outside = {one for one in questions if ends[one] < begin - 20 or questions[one] > begin + 620}
+    assert inside
+    assert inside <= leaked
+    assert not leaked & outside
+
+
+def test_another_text_holds_none_of_them(windows: Any) -> None:
+    assert not leaks([" ".join(PROSE.split()[::-1])], windows(12))
+    asked = windows(32)
+    most = " ".join(PROSE.split()[50:62])  # a dozen words may be a common phrase
+    assert not leaks([most], asked)
+
+
+@pytest.mark.parametrize(
+    ("stem", "answer"),
+    [
+        ("เมืองหลวงของประเทศไทยคือ", "กรุงเทพมหานคร"),  # Thai
+        ("ນະຄອນຫຼວງຂອງປະເທດລາວແມ່ນ", "ວຽງຈັນ"),  # Lao
+        ("រាជធានីនៃប្រទេសកម្ពុជាគឺ", "ភ្នំពេញ"),  # Khmer
+        ("မြန်မာနိုင်ငံ၏မြို့တော်မှာ", "နေပြည်တော်"),  # Burmese
+        ("日本の首都は", "東京"),
+    ],
+)
+def test_scripts_without_spaces_hide_nothing(stem: str, answer: str) -> None:
+    asked = question(stem, subject="x", answer=answer, end="")
+    assert found(f"{stem}{answer}", asked) == ["x"]
+    assert found(stem[:5], asked) == []
+
+
+@given(st.text("Paris iné\u0e01\u0e34\u4eac", max_size=20), st.randoms())
+def test_what_nobody_sees_hides_nothing(text: str, rng: Any) -> None:
+    hidden = "".join(one + rng.choice(["", "\u00ad", "\u200b", "\u200d", "\ufeff"]) for one in text)
+    assert words(hidden) == words(text)

@@ -151,6 +151,7 @@ class Text:
             answer=short,
             candidates=(short,),
             cluster=cluster,
+            beside=passage.beside,
         )
 
 

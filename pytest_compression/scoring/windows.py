@@ -39,6 +39,9 @@ https://arxiv.org/abs/1910.14659), or with it the later ones of its word, which 
 LONGEST = {"causal": 1024, "masked": 128}
 """The default window at most. A masked model reads a whole window for every token."""
 
+BESIDE = 200
+"""Characters on each side of a passage by which it is known: a dozen words."""
+
 TOGETHER = 2**16
 """Tokens of rows that are asked at once, between two words of progress."""
 
@@ -73,6 +76,8 @@ class Passage:
 
     text: str
     """All that the scored tokens stand for, with what stands between them."""
+    beside: tuple[str, str]
+    """What stands before and behind it, ``BESIDE`` characters at most."""
     line: int
     """Of the file, where it begins."""
     document: int
@@ -176,10 +181,15 @@ class Cutter:
                 yield None
                 continue
             spans = [(edges[t], edges[t + 1]) for t in chosen]
+            begin, end = spans[0][0], spans[-1][1]
             read = slice(window.first, window.last)
             yield Passage(
-                text=document.text[spans[0][0] : spans[-1][1]],
-                line=document.line + document.text.count("\n", 0, spans[0][0]),
+                text=document.text[begin:end],
+                beside=(
+                    document.text[max(0, begin - BESIDE) : begin],
+                    document.text[end : end + BESIDE],
+                ),
+                line=document.line + document.text.count("\n", 0, begin),
                 document=number,
                 row=(*self.before, *ids[read], *self.after),
                 places=tuple(t - window.first + len(self.before) for t in chosen),
