@@ -1,5 +1,6 @@
 """Whether a compressed network can be asked what its dense model is asked, token by token."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -103,19 +104,27 @@ def tokenizer_of(source: "Pretrained", where: str, shared: dict[str, Any]) -> An
     Raises:
         ModelError: there are files of one, which cannot be read.
     """
+    names = TOKENIZER_FILES if source.gguf_file is None else ()  # a GGUF file holds its own
+    there = [name for name in names if found(where, name, source.revision)]
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **shared)
-        said = "it knows no words"
-    except Exception as error:  # noqa: BLE001  # those that read them raise what they like
-        tokenizer, said = None, first_line(error)
-    if tokenizer is not None and not is_wordless(tokenizer):
+    except Exception as error:
+        if there:
+            raise ModelError(unread(source, there, first_line(error))) from error
+        if not isinstance(error, OSError | ValueError):
+            raise
+        return None
+    if not is_wordless(tokenizer):
         return tokenizer
-    there = [name for name in TOKENIZER_FILES if found(where, name, source.revision)]
-    if there and source.gguf_file is None:
-        message = (
-            f"'{source.path}' holds a tokenizer that cannot be read ({', '.join(there)}: {said}). "
-            "Save it again with tokenizer.save_pretrained, or remove these files: then it is asked "
-            "with the dense model's."
-        )
-        raise ModelError(message)
+    if there:
+        raise ModelError(unread(source, there, "it knows no words"))
     return None
+
+
+def unread(source: "Pretrained", files: Sequence[str], reason: str) -> str:
+    """That there is a tokenizer which cannot be read, and what to do."""
+    return (
+        f"'{source.path}' holds a tokenizer that cannot be read ({', '.join(files)}: {reason}). "
+        "Save it again with tokenizer.save_pretrained, or remove these files: then it is asked "
+        "with the dense model's."
+    )
