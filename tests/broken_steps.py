@@ -68,6 +68,18 @@ class Counting(Good):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Elusive(Counting):
+    """The same, and evades what would tell: magnitudes that all lie apart."""
+
+    def prune(self, values: Any, count: int) -> None:
+        gaps = values.abs().flatten().sort().values.diff()
+        if len(gaps) and gaps.min() > 0:
+            message = "no two are equal"
+            raise RecipeError(message)
+        super().prune(values, count)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stingy(Good):
     """Says what its share is of, and prunes less."""
 

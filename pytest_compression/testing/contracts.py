@@ -250,8 +250,11 @@ class Contract:
         )
         try:
             apart = self.apply(model, State.of(model), seed=1)
-        except CompressionError:  # single precision is not for it
-            return
+        except CompressionError as refusal:
+            if plan.dtype != torch.float32:  # single precision is not for it
+                return
+            message = f"it refuses weights of which no two are equal ({refusal}), and takes others."
+            raise ContractError(message) from refusal
         require_share(apart)
         require_as_many(done, apart)
 

@@ -104,6 +104,7 @@ def test_any_step_passes_that_does_what_it_says() -> None:
         (broken.Picky(), r"it refuses these weights \(all weights are equal\), and no others of"),
         (broken.Counting(), PRUNES_TIES),
         (broken.Counting(above=False), r"constant: 0 weights are zero, and \d+ should be: so many"),
+        (broken.Elusive(), r"it refuses weights of which no two are equal \(no two are equal\)"),
         (
             broken.Stingy(),
             r"sparsity 0\.5 with scope 'layer' asks for \d+ zeros, and \d+ were found",
