@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from pytest_compression.scoring.attention import shared
+from pytest_compression.scoring.attention import packed
 from pytest_compression.scoring.memory import halving, is_out_of_memory, release
+from pytest_compression.scoring.packs import Pack
 from pytest_compression.scoring.prefixes import ROOT, Piece
 from pytest_compression.scoring.rows import ONLY, Kept, Rows, cache, kept_of
 
@@ -36,8 +37,8 @@ class Abilities:
     """Keep the keys and values of a prefix, which are all that what follows it needs."""
     trees: bool
     """Run several sequences as one row, by a mask and positions of our own."""
-    shares: bool
-    """Attend to one copy of what is kept, whatever the number of rows."""
+    packs: bool
+    """Run rows and what stands before them as one row, told apart by an attention of our own."""
     kept: Kept
     """Keys and values of a prefix, if the model has trunks."""
     certain = True
@@ -47,7 +48,7 @@ class Abilities:
         self.module = module
         self.rows = rows
         if alone:
-            self.trunks = self.trees = self.shares = False
+            self.trunks = self.trees = self.packs = False
             return
         vocabulary = module.config.get_text_config().vocab_size
         some = torch.arange(1, 11) * max(1, vocabulary // 11) % vocabulary
@@ -58,8 +59,8 @@ class Abilities:
             self.trunks = not rows.by_length and self.tried(self.behind_header)
             known = self.trunks and rows.windows is not None and not sees_by_index(module)
             plain = rows.windows == {ONLY: None} and rows.device.type == "cpu"
-            self.shares = known and plain and self.tried(self.as_sharing_tree)
-            self.trees = self.shares or (known and self.tried(self.as_tree))
+            self.packs = known and plain and self.tried(self.as_pack)
+            self.trees = self.packs or (known and self.tried(self.as_tree))
 
     def tried(self, run: Callable[[], Tensor | None]) -> bool:
         """Whether two sequences, or several times the two, get the logits that each gets alone."""
@@ -106,12 +107,19 @@ class Abilities:
         logits: Tensor = self.module(**inputs, use_cache=True).logits
         return logits[0]
 
-    def as_sharing_tree(self) -> Tensor:
-        """The row, twice, beside the prefix; both must get the same."""
-        with shared(self.module, self.kept):
-            inputs = self.rows.own([self.tree(), self.tree()])
-            logits: Tensor = self.module(**inputs, use_cache=False).logits
-        return logits.flatten(0, 1)
+    def as_pack(self) -> Tensor:
+        """The row beside the prefix, and then each sequence as a trunk and what is below it."""
+        pieces = [self.tree()]
+        for first, second in self.branches[:2]:
+            trunk, row = (Piece(len(self.header) + place) for place in range(2))
+            trunk.append(first, ROOT)
+            row.append(second, ROOT)
+            trunk.below = [row]
+            pieces.append(trunk)
+        pack = Pack(pieces, self.rows, self.kept)
+        with packed(self.module, pack.layout):
+            logits: Tensor = self.module(**pack.inputs, use_cache=False).logits
+        return logits[0]
 
 
 def with_room(run: Callable[[], Result]) -> Result:

@@ -1,20 +1,21 @@
-"""Attention of many rows to what they share, without a copy of it for each.
+"""Attention of sequences that stand one after the other in a single row, without padding.
 
-Rows behind the same prefix have the same keys and values there. A usual attention wants them once a
-row, and once a head where heads share keys; copying them takes longer than to attend. Here all
-queries of all rows look at the one copy in a single product, then at their own row, and the two
+A usual attention wants a rectangle of rows, and the keys and values of a shared prefix once a row;
+filling rows up is work for nothing, and copying a prefix takes longer than to attend to it. Here
+all tokens of a pass are one row, told apart by a :class:`Layout`: each run of tokens looks at
+itself, then all that stand behind a prefix look at its one copy in a single product, and the
 results are joined by their weights: with ``z`` the log of the sum of exponentials of each part,
 
     out = out_own + sigmoid(z_prefix - z_own) (out_prefix - out_own)
 
 which is the softmax over both (as in the online softmax of Milakov & Gimelshein 2018,
-https://arxiv.org/abs/1805.02867). Heads that share keys are handled as further queries.
+https://arxiv.org/abs/1805.02867).
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,32 +24,62 @@ from transformers import AttentionInterface
 Kept = Sequence[tuple[Tensor, Tensor]]
 """A layer's keys and values, ``[1, heads, tokens, size]``."""
 
-NAME = "pytest_compression_shared_prefix"
+NAME = "pytest_compression_packed"
 """Under which transformers finds it."""
 
 UNKNOWN = ("cache", "position_bias", "s_aux", "sliding_window", "softcap")
 """What some models ask of an attention, and this one does not do."""
 
-KEPT: ContextVar[Kept] = ContextVar("kept")
+
+class Own(NamedTuple):
+    """Runs of equally many tokens, one after the other, that see nothing of each other."""
+
+    start: int
+    runs: int
+    tokens: int
+    """Of each."""
+    mask: Tensor | None
+    """What is added to scores, ``[runs, 1, tokens, tokens]``; None: all that stand before."""
+
+
+class Prefix(NamedTuple):
+    """Tokens ``start`` to ``end``, which those from ``end`` to ``stop`` see, too."""
+
+    start: int
+    end: int
+    stop: int
+
+
+class Layout(NamedTuple):
+    """What the tokens of a pass see."""
+
+    own: Sequence[Own]
+    """One after the other, all tokens."""
+    prefixes: Sequence[Prefix]
+    kept: Kept
+    """Of earlier passes, of all layers, which all tokens see; empty if there is nothing."""
+
+
+LAYOUT: ContextVar[Layout] = ContextVar("layout")
 
 
 @contextmanager
-def shared(module: Any, kept: Kept) -> Iterator[None]:
-    """Let a model's rows attend to what is kept, and to their own tokens by the mask they bring.
+def packed(module: Any, layout: Layout) -> Iterator[None]:
+    """Let the tokens of a model's only row see what a layout says.
 
     Args:
-        module: a causal model; inside, it must be given a mask of its own tokens, and no cache.
-        kept: of all layers; empty if nothing stands before the rows.
+        module: a causal model; inside, it must be given one row, positions, and no cache.
+        layout: of that row.
     """
     config = module.config.get_text_config()
     before = config._attn_implementation  # noqa: SLF001  # where transformers keeps the choice
-    token = KEPT.set(kept)
+    token = LAYOUT.set(layout)
     config._attn_implementation = NAME  # noqa: SLF001
     try:
         yield
     finally:
         config._attn_implementation = before  # noqa: SLF001
-        KEPT.reset(token)
+        LAYOUT.reset(token)
 
 
 def attend(  # noqa: PLR0913, PLR0917  # what transformers hands to every attention
@@ -56,25 +87,25 @@ def attend(  # noqa: PLR0913, PLR0917  # what transformers hands to every attent
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001  # the layout says it
     scaling: float | None = None,
     dropout: float = 0.0,  # noqa: ARG001  # nothing is trained here
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention to the prefix and to a row's own tokens.
+    """Attention by the layout that is set.
 
     Args:
         module: the layer's attention, which knows its place.
-        query: ``[rows, heads, tokens, size]``.
-        key: ``[rows, shared heads, tokens, size]``.
+        query: ``[1, heads, tokens, size]``.
+        key: ``[1, shared heads, tokens, size]``.
         value: as the keys.
-        attention_mask: to be added, ``[rows, 1, tokens, tokens]``.
+        attention_mask: not looked at.
         scaling: of the products; one over the root of the size if None.
         dropout: not done.
         others: what a model wants besides.
 
     Returns:
-        ``[rows, tokens, heads, size]``, and no weights.
+        ``[1, tokens, heads, size]``, and no weights.
 
     Raises:
         TypeError: the model wants more than this.
@@ -82,31 +113,46 @@ def attend(  # noqa: PLR0913, PLR0917  # what transformers hands to every attent
     if wanted := [name for name in UNKNOWN if others.get(name) is not None]:
         message = f"{NAME} has no {', '.join(wanted)}"
         raise TypeError(message)
-    rows, heads, tokens, size = query.shape
-    groups = key.shape[1]
-    folded = query.reshape(rows, groups, heads // groups * tokens, size)
-    mask = attention_mask.repeat(1, 1, heads // groups, 1)
-    found, weight = flash(folded, key, value, mask, scaling)
-    kept = KEPT.get()
-    if kept:
-        keys, values = kept[module.layer_idx]
-        once = folded.transpose(0, 1).reshape(1, groups, -1, size)
-        prefix, mass = (
-            part.unflatten(2, (rows, -1)).squeeze(0).transpose(0, 1)
-            for part in flash(once, keys, values, None, scaling)
+    layout = LAYOUT.get()
+    results, sums = [], []
+    for start, runs, tokens, mask in layout.own:
+        mine = (
+            part[0, :, start : start + runs * tokens].unflatten(1, (runs, tokens)).transpose(0, 1)
+            for part in (query, key, value)
         )
-        share = torch.sigmoid(mass - weight).to(found.dtype).unsqueeze(-1)
-        found = torch.lerp(found, prefix, share)
-    return found.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
+        result, total = flash(*mine, mask=mask, causal=mask is None, scaling=scaling)
+        results.append(result.transpose(1, 2).flatten(0, 1))
+        sums.append(total.transpose(0, 1).flatten(1))
+    found, mass = torch.cat(results), torch.cat(sums, 1)
+    before = [
+        (key[:, :, start:end], value[:, :, start:end], slice(end, stop))
+        for start, end, stop in layout.prefixes
+    ]
+    if layout.kept:
+        before.append((*layout.kept[module.layer_idx], slice(None)))
+    for keys, values, behind in before:
+        result, total = flash(query[:, :, behind], keys, values, scaling=scaling)
+        share = torch.sigmoid(total[0] - mass[:, behind]).to(found.dtype)
+        found[behind].lerp_(result[0].transpose(0, 1), share.T.unsqueeze(-1))
+        mass[:, behind] = torch.logaddexp(mass[:, behind], total[0])
+    return found.unsqueeze(0), None
 
 
-def flash(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
+def flash(  # noqa: PLR0913
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scaling: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Attention, ``[rows, heads, queries, size]``, and the log of its sum, without the size."""
     # The public function keeps the sums to itself.
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
-    found: tuple[Tensor, Tensor] = attention(query, key, value, attn_mask=mask, scale=scaling)
+    found: tuple[Tensor, Tensor] = attention(
+        query, key, value, is_causal=causal, attn_mask=mask, scale=scaling
+    )
     return found
 
 

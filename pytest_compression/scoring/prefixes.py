@@ -6,27 +6,38 @@ questions), or a row that holds several sequences as a tree, such as a question 
 token of a row sees its ancestors only, so that a common stem of two choices is in it once.
 
 How to cut is decided by cost, counted in tokens: a row of ``n`` tokens behind ``d`` kept ones
-costs ``n + n (d + n) / A``, for attention looks at ``d + n`` tokens; ``A`` depends on the model.
+costs ``n + n (d + n) / A``, for attention looks at ``d + n`` tokens. ``A`` depends on the
+model, and what a trunk costs besides its tokens, on how it is run.
 Nothing here depends on the tokenizer: prefixes are compared as tokens, wherever they end.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 from pytest_compression.scoring.tokens import Tokens
 
 ROW = 2048
 """Tokens of a row at most, but for a single sequence that is longer."""
-TRUNK = 48
-"""Tokens that a pass of its own costs besides those that it runs."""
-COPIED = 1 / 200
-"""Tokens that it costs to hand one kept token on to a row."""
 DEEPEST = 200
 """Levels of branching that are looked at; below, sequences are run one by one."""
 
 ROOT = -1
 """The parent of a token that directly follows what is kept."""
+
+
+class Prices(NamedTuple):
+    """What running costs besides the tokens that are run, in tokens."""
+
+    attention: float
+    """The ``A`` of the cost: so many tokens that one token looks at cost as much as a token."""
+    trunk: float
+    """To run a trunk."""
+    copied: float
+    """To hand one kept token on to a row."""
+    joined: float
+    """To let one token that stands behind a trunk look at it separately."""
 
 
 @dataclass(eq=False)
@@ -106,17 +117,17 @@ def common(one: Tokens, other: Tokens) -> int:
     return low
 
 
-def plan(sequences: Sequence[Tokens], attention: float, *, trees: bool, trunks: bool) -> Plan:
+def plan(sequences: Sequence[Tokens], prices: Prices, *, trees: bool, trunks: bool) -> Plan:
     """Arrange sequences so that little is run twice.
 
     Args:
         sequences: none of them empty; equal ones are run once.
-        attention: the ``A`` of the cost, in tokens.
+        prices: of the model.
         trees: whether the model can run several sequences as one row.
         trunks: whether its keys and values can be kept.
     """
     ordered = sorted(set(sequences))
-    planner = Planner(ordered, attention, trees=trees, trunks=trunks)
+    planner = Planner(ordered, prices, trees=trees, trunks=trunks)
     _, cuts = planner.cut(0, len(ordered), 0, 0)
     paths: list[list[tuple[Piece, list[int]]]] = [[] for _ in ordered]
     pieces = [piece for cut in cuts for piece in planner.build(cut, paths)]
@@ -140,10 +151,10 @@ class Planner:
     """Decides by cost, from the shared prefixes of sorted, different sequences."""
 
     def __init__(
-        self, ordered: Sequence[Tokens], attention: float, *, trees: bool, trunks: bool
+        self, ordered: Sequence[Tokens], prices: Prices, *, trees: bool, trunks: bool
     ) -> None:
         self.ordered = ordered
-        self.attention = attention
+        self.prices = prices
         self.trees = trees
         self.trunks = trunks
         self.shared = [0, *(common(one, other) for one, other in pairwise(ordered))]
@@ -152,7 +163,7 @@ class Planner:
 
     def cost(self, tokens: int, kept: int) -> float:
         """Of a row behind so many kept tokens."""
-        return tokens + tokens * (kept + tokens) / self.attention + kept * COPIED
+        return tokens + tokens * (kept + tokens) / self.prices.attention + kept * self.prices.copied
 
     def cut(
         self, first: int, last: int, kept: int, seen: int, level: int = 0
@@ -189,14 +200,16 @@ class Planner:
         if last - first == 1:
             return (self.cost(size, kept) if size else 0.0), row
         as_row = self.cost(size, kept) if self.trees and size <= ROW else float("inf")
-        if as_row < size + TRUNK or level == DEEPEST:
+        if as_row < size + self.prices.trunk or level == DEEPEST:
             return self.one_by_one(first, last, kept) if as_row == float("inf") else (as_row, row)
         fork = min(self.shared[first + 1 : last])
         branches = sum(1 for _ in self.groups(first, last, fork))
-        again = (fork - kept) * (branches - 1) * (1 + kept / self.attention)
-        if self.trunks and again > TRUNK + (fork - kept) * branches * COPIED:
+        again = (fork - kept) * (branches - 1) * (1 + kept / self.prices.attention)
+        joined = (size - fork + kept) * self.prices.joined
+        handed = (fork - kept) * branches * self.prices.copied
+        if self.trunks and again > self.prices.trunk + joined + handed:
             cost, below = self.cut(first, last, fork, fork, level + 1)
-            cost += self.cost(fork - kept, kept) + TRUNK
+            cost += self.cost(fork - kept, kept) + self.prices.trunk + joined
             cuts = [Cut(first, last, kept, fork, tuple(below))]
         else:
             cost, cuts = self.cut(first, last, kept, fork, level + 1)

@@ -50,12 +50,9 @@ class Rows:
             "attention_mask": self.mask(pieces, start),
         }
 
-    def own(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """The same without what is kept, for an attention that has it already."""
-        return self.sequences(pieces, None) | {
-            "position_ids": self.tokens([piece.places for piece in pieces]),
-            "attention_mask": self.mask(pieces, 0),
-        }
+    def nothing(self) -> Tensor:
+        """A mask that masks nothing, so that a model makes none of its own, ``[1, 1, 1, 1]``."""
+        return torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=self.device)
 
     def mask(self, pieces: Sequence[Piece], start: int) -> Any:
         """What each token sees: what is kept, its ancestors and itself.

@@ -14,9 +14,10 @@ import torch
 
 from pytest_compression.errors import MeasurementError
 from pytest_compression.scoring.abilities import abilities_of
-from pytest_compression.scoring.attention import shared
-from pytest_compression.scoring.memory import halving, is_out_of_memory
-from pytest_compression.scoring.prefixes import Piece, plan
+from pytest_compression.scoring.attention import packed
+from pytest_compression.scoring.memory import halving, is_out_of_memory, release
+from pytest_compression.scoring.packs import Pack, in_order
+from pytest_compression.scoring.prefixes import Piece, Prices, plan
 from pytest_compression.scoring.reading import Readings, in_parts, readings, run
 from pytest_compression.scoring.rows import Kept, Rows, kept_of
 from pytest_compression.scoring.tokens import Tokens
@@ -30,6 +31,18 @@ PADDED = 0.8
 """A row that is shorter than this share of the longest in a batch begins another batch."""
 FULL = 512
 """Tokens from which on a batch need not take shorter rows."""
+PASS = 48
+"""Tokens that a trunk costs, besides its own, which is a pass of its own."""
+COPIED = 1 / 200
+"""Tokens that it costs to hand one kept token on to a row, which gets a copy."""
+JOINED = 1 / 40
+"""Tokens that it costs to join what one token sees in a trunk and elsewhere, in a pack."""
+WIDEST = 2**25
+"""Bytes of an activation of four times the hidden size that a pack makes at most: allocators give
+larger ones back to the system each time, and get them anew, page by page."""
+CALLS = 15e6
+"""Floating-point operations of products in the time that a trunk costs in a pack: its calls of
+attention, by layer."""
 
 
 class Wanted(NamedTuple):
@@ -39,6 +52,19 @@ class Wanted(NamedTuple):
     token: int
     where: int
     """In the list of all results."""
+
+
+class Load(NamedTuple):
+    """What running pieces at once takes."""
+
+    tokens: int
+    logits: int
+    mask: int
+    """Entries of attention masks."""
+
+    def plus(self, other: "Load") -> "Load":
+        """Both together."""
+        return Load(*map(sum, zip(self, other, strict=True)))
 
 
 Reads = dict[int, list[Wanted]]
@@ -52,10 +78,18 @@ class CausalEngine:
         self.model = model
         self.module = module = cast("Any", model.module)
         config = module.config.get_text_config()
-        self.attention = 6.0 * config.hidden_size  # weights are about 12 h^2 a layer
         self.vocabulary: int = config.vocab_size
         self.rows = Rows(module)
         self.can = abilities_of(model, self.rows)
+        # Weights are about 12 h^2 a layer, and attention runs at about half the rate of products.
+        hidden = config.hidden_size
+        self.prices = Prices(
+            attention=3.0 * hidden,
+            trunk=CALLS / (24 * hidden**2) if self.can.packs else PASS,
+            copied=0 if self.can.packs else COPIED,
+            joined=JOINED if self.can.packs else 0,
+        )
+        self.widest = WIDEST // (4 * hidden * self.rows.dtype.itemsize)
 
     def score(
         self, sequences: Sequence[Tokens], wanted: Sequence[tuple[int, int, int]]
@@ -81,15 +115,84 @@ class CausalEngine:
         self, sequences: Sequence[Tokens], wanted: Sequence[tuple[int, int, int]], *, trees: bool
     ) -> Readings:
         """The same by one plan, whose rows are trees or not."""
-        made = plan(sequences, self.attention, trees=trees, trunks=self.can.trunks)
+        made = plan(sequences, self.prices, trees=trees, trunks=self.can.trunks)
         reads: Reads = {}
         for where, (sequence, position, token) in enumerate(wanted):
             piece, node = made.place(sequence, position)
             reads.setdefault(id(piece), []).append(Wanted(node, token, where))
         found = Readings(torch.zeros(len(wanted)), torch.zeros(len(wanted), dtype=torch.bool))
         with torch.inference_mode():
-            self.follow(made.pieces, None, reads, found)
+            if trees and self.can.packs:
+                self.follow_packed(made.pieces, [], reads, found)
+            else:
+                self.follow(made.pieces, None, reads, found)
         return found
+
+    def follow_packed(
+        self, pieces: Sequence[Piece], kept: Kept, reads: Reads, found: Readings
+    ) -> None:
+        """Run pieces behind what is kept, and all below them, as few rows without padding."""
+
+        def run_pack(some: list[Piece]) -> None:
+            whole = some[0]
+            if len(some) > 1 or not whole.below:
+                self.run_pack(some, kept, reads, found)
+                return
+            try:
+                self.run_pack(some, kept, reads, found)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                return
+            release()
+            self.open(whole, kept, reads, found)
+
+        for batch in self.packs(pieces, reads):
+            if batch[0].below and not self.fits(self.load(batch[0], reads)):
+                self.open(batch[0], kept, reads, found)
+            else:
+                in_parts(self.model, batch, run_pack, self.model.budget)
+
+    def open(self, piece: Piece, kept: Kept, reads: Reads, found: Readings) -> None:
+        """Run a trunk by itself, and then what is below it."""
+        behind = self.run_trunk(piece, kept, reads, found)
+        self.follow_packed(piece.below, behind, reads, found)
+
+    def packs(self, pieces: Sequence[Piece], reads: Reads) -> Iterator[list[Piece]]:
+        """Pieces that fit into one row with all that is below them, or a single one."""
+        batch: list[Piece] = []
+        total = Load(0, 0, 0)
+        for piece in sorted(pieces, key=lambda piece: -len(piece.tokens)):
+            mine = self.load(piece, reads)
+            total = total.plus(mine)
+            if batch and not self.fits(total):
+                yield batch
+                batch, total = [], mine
+            batch.append(piece)
+        if batch:
+            yield batch
+
+    def load(self, piece: Piece, reads: Reads) -> Load:
+        """Of a piece with all that is below it."""
+        rows = list(in_order([piece]))
+        places = sum(len({read.node for read in reads.get(id(row), ())}) for row in rows)
+        return Load(
+            tokens=sum(len(row.tokens) for row in rows),
+            logits=places * self.vocabulary,
+            mask=sum(len(row.tokens) ** 2 for row in rows if not row.is_linear),
+        )
+
+    def fits(self, load: Load) -> bool:
+        """Whether so much can be run at once."""
+        budget = self.model.budget
+        return load.tokens <= budget.tokens and load.logits <= budget.logits and load.mask <= MASK
+
+    def run_pack(self, pieces: Sequence[Piece], kept: Kept, reads: Reads, found: Readings) -> None:
+        """Run pieces as one row, with all that is below them."""
+        pack = Pack(pieces, self.rows, kept)
+        with packed(self.module, pack.layout):
+            self.read(pack.pieces, pack.starts, reads, found, pack.inputs)
 
     def follow(
         self, pieces: Sequence[Piece], kept: Kept | None, reads: Reads, found: Readings
@@ -135,12 +238,9 @@ class CausalEngine:
         """Run rows together behind what is kept."""
         longest = max(len(piece.tokens) for piece in pieces)
         linear = all(piece.is_linear for piece in pieces)
-        if self.can.shares and (kept or not linear):
-            with shared(self.module, kept or []):
-                self.read(pieces, longest, reads, found, self.rows.own(pieces))
-            return
         made = self.rows.sequences if linear else self.rows.trees
-        self.read(pieces, longest, reads, found, made(pieces, kept))
+        starts = range(0, len(pieces) * longest, longest)
+        self.read(pieces, starts, reads, found, made(pieces, kept))
 
     def run_trunk(self, piece: Piece, kept: Kept | None, reads: Reads, found: Readings) -> Kept:
         """Run what stands before others; its keys and values behind those that are kept.
@@ -154,7 +254,7 @@ class CausalEngine:
             mine = [w._replace(node=w.node - part[0]) for w in reads.get(id(piece), ())]
             mine = [one for one in mine if 0 <= one.node < len(part)]
             inputs = self.rows.sequences([some], behind)
-            return kept_of(self.read([some], len(part), {id(some): mine}, found, inputs))
+            return kept_of(self.read([some], [0], {id(some): mine}, found, inputs))
 
         for _, longer in halving(range(len(piece.tokens)), extend):
             behind = longer
@@ -163,16 +263,16 @@ class CausalEngine:
     def read(
         self,
         pieces: Sequence[Piece],
-        longest: int,
+        starts: Sequence[int],
         reads: Reads,
         found: Readings,
         inputs: dict[str, Any],
     ) -> Any:
-        """One pass, and what is read of it; all that the model returned."""
+        """One pass of pieces that begin at these places; all that the model returned."""
         self.model.tokens_run += sum(len(piece.tokens) for piece in pieces)
         wanted = [
-            (row * longest + read.node, read)
-            for row, piece in enumerate(pieces)
+            (start + read.node, read)
+            for start, piece in zip(starts, pieces, strict=True)
             for read in reads.get(id(piece), ())
         ]
         places = sorted({place for place, _ in wanted}) or [0]  # some heads refuse nothing

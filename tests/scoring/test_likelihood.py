@@ -16,7 +16,7 @@ from torch import Tensor
 from pytest_compression.errors import MeasurementError
 from pytest_compression.models.conditions import SINGLE, Budget
 from pytest_compression.models.language_model import LanguageModel
-from pytest_compression.scoring import prefixes
+from pytest_compression.scoring import trees as engine
 from pytest_compression.scoring.likelihood import Likelihood, Request, loglikelihoods
 from pytest_compression.scoring.trees import CausalEngine
 
@@ -157,7 +157,8 @@ def same(found: list[Likelihood], wanted: list[Likelihood]) -> None:
 
 @pytest.fixture(autouse=True)
 def cheap_trunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefixes, "TRUNK", 4)  # headers are short here
+    monkeypatch.setattr(engine, "PASS", 4)  # headers are short here, and models small
+    monkeypatch.setattr(engine, "CALLS", 4 * 24 * 16**2)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -257,7 +258,7 @@ def test_a_model_that_was_loaded_in_half_precision_shares_all_the_same() -> None
     model = tiny.model("llama")
     model.module.to(torch.bfloat16)
     engine = CausalEngine(model)
-    assert (engine.can.trees, engine.can.trunks, engine.can.shares) == (True, True, True)
+    assert (engine.can.trees, engine.can.trunks, engine.can.packs) == (True, True, True)
 
 
 def short_of_memory(model: LanguageModel, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +313,7 @@ def test_memory_that_is_short_once_denies_a_model_nothing(
 
     monkeypatch.setattr(module, "forward", short)
     engine = CausalEngine(model)
-    assert (engine.can.trees, engine.can.trunks, engine.can.shares) == (True, True, True)
+    assert (engine.can.trees, engine.can.trunks, engine.can.packs) == (True, True, True)
 
 
 def test_what_was_denied_for_want_of_memory_is_tried_again(
@@ -321,8 +322,8 @@ def test_what_was_denied_for_want_of_memory_is_tried_again(
     model = tiny.model("llama")
     with monkeypatch.context() as patch:
         short_of_memory(model, 10, patch)
-        assert not CausalEngine(model).can.shares
-    assert CausalEngine(model).can.shares
+        assert not CausalEngine(model).can.packs
+    assert CausalEngine(model).can.packs
 
 
 def test_a_tie_is_greedy_once_at_most() -> None:
