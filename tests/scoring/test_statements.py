@@ -251,8 +251,7 @@ def test_a_model_that_cannot_run_trees_scores_every_statement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     usual = measure(tiny.model("llama"), blanks())
-    monkeypatch.setattr(Rows, "trees", refuse)
-    monkeypatch.setattr(Rows, "own", refuse)
+    monkeypatch.setattr(Rows, "mask", refuse)
     model = tiny.model("llama")
     assert branching(model) is None
     found = measure(model, blanks())
