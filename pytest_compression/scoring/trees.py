@@ -186,7 +186,8 @@ class CausalEngine:
     def fits(self, load: Load) -> bool:
         """Whether so much can be run at once."""
         budget = self.model.budget
-        return load.tokens <= budget.tokens and load.logits <= budget.logits and load.mask <= MASK
+        tokens = min(budget.tokens, self.widest)
+        return load.tokens <= tokens and load.logits <= budget.logits and load.mask <= MASK
 
     def run_pack(self, pieces: Sequence[Piece], kept: Kept, reads: Reads, found: Readings) -> None:
         """Run pieces as one row, with all that is below them."""
