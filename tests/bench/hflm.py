@@ -36,7 +36,9 @@ from torch import nn
 from pytest_compression.embedded.facts import OBJECT, SUBJECT, phrasings, worldfacts
 from pytest_compression.models.language_model import LanguageModel
 from pytest_compression.models.sources import Embedded, Pretrained
+from pytest_compression.scoring.abilities import abilities_of
 from pytest_compression.scoring.harness import HarnessLM
+from pytest_compression.scoring.rows import Rows
 
 BATCHES = (1, 4, 8, 16, 32)
 """Sizes that ``HFLM`` is tried with."""
@@ -132,12 +134,19 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     layers, attention = (0.0, 0.0) if batch else matmul_seconds(model, asked)
     return {
+        "run": "" if batch or model.family != "causal" else how(model),
         "seconds": seconds,
         "found": found,
         "peak": peak,
         "layers": layers,
         "attention": attention,
     }
+
+
+def how(model: LanguageModel) -> str:
+    """In what ours runs the questions of a causal model: what it cannot share is run again."""
+    can = abilities_of(model, Rows(model.module))
+    return "packs" if can.packs else "trees" if can.trees else "rows"
 
 
 def measured(
@@ -241,10 +250,12 @@ def compare(where: str, kind: Kind, questions: int, threads: int, batches: Seque
     alike = sum(one == other for one, other in chosen)
     alone, more = (part / ours["seconds"] for part in (ours["layers"], ours["attention"]))
     share = f"{alone:.0%} of the matmul rate ({alone + more:.0%} with attention)" if alone else "-"
+    shared_as = around[0]["run"] and f", in {around[0]['run']}"
+    ratio = theirs["seconds"] / ours["seconds"]
     print(
         f"{where}, {kind.name}: HFLM {theirs['seconds']:.2f} s (batch {best}, "
-        f"{theirs['peak']:.0f} MB), ours {ours['seconds']:.2f} s ({ours['peak']:.0f} MB): "
-        f"{theirs['seconds'] / ours['seconds']:.1f}x; {share}; apart {apart:.1e} nats; "
+        f"{theirs['peak']:.0f} MB), ours {ours['seconds']:.2f} s ({ours['peak']:.0f} MB"
+        f"{shared_as}): {ratio:.1f}x; {share}; apart {apart:.1e} nats; "
         f"{alike} of {questions} answered alike",
         flush=True,
     )

@@ -261,6 +261,14 @@ def test_a_model_that_was_loaded_in_half_precision_shares_all_the_same() -> None
     assert (engine.can.trees, engine.can.trunks, engine.can.packs) == (True, True, True)
 
 
+def test_what_many_layers_round_is_not_taken_for_an_error() -> None:
+    # Their logits are about 100 units of rounding apart; those of two layers, 5.
+    wide = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    model = tiny.model("llama", num_hidden_layers=60, **wide)
+    can = CausalEngine(model).can
+    assert (can.trees, can.trunks, can.packs) == (True, True, True)
+
+
 def short_of_memory(model: LanguageModel, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each pass of more tokens fail."""
     module: Any = model.module
