@@ -83,6 +83,9 @@ def run(model: "LanguageModel", places: Tensor, **inputs: Any) -> tuple[Tensor, 
 def readings(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Readings:
     """The log-probabilities of tokens, several of one row perhaps.
 
+    They are torch's own, which other libraries report: of 49,152 logits in single precision it adds
+    up exponentials with an error of about 2e-5 nats, which a sum of many tokens shows.
+
     Args:
         logits: ``[places, vocabulary]``.
         rows: of each wanted token, whose logits are read.
@@ -94,10 +97,12 @@ def readings(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Read
     index = torch.tensor(rows, device=logits.device)
     wanted = torch.tensor(tokens, device=logits.device)
     size = max(1, CHUNK // logits.shape[1])
-    sums = [part.float().logsumexp(1) for part in logits.split(size)]
+    values = torch.empty(len(rows), device=logits.device)
+    for start, part in zip(range(0, len(logits), size), logits.split(size), strict=True):
+        mine = ((index >= start) & (index < start + size)).nonzero().flatten()
+        values[mine] = part.float().log_softmax(1)[index[mine] - start, wanted[mine]]
     tops = torch.cat([part.amax(1) for part in logits.split(size)])
     chosen = logits[index, wanted]
-    values = chosen.float() - torch.cat(sums)[index]
     if not values.isfinite().all():
         bad = int((~values.isfinite()).sum())
         message = (
