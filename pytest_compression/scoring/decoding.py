@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pytest_compression.scoring.forward import batches
-from pytest_compression.scoring.reading import Readings, in_parts, readings, run
+from pytest_compression.scoring.reading import Readings, enough, in_parts, readings, run
 from pytest_compression.scoring.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -54,21 +54,23 @@ def decode(model: "LanguageModel", requests: Sequence["Request"]) -> Readings:
         behind.setdefault(row.context, []).append(row)
     contexts = list(behind)
     with torch.inference_mode():
-        budget = model.budget
+        budget = enough(model)
         for positions in batches([(len(context),) for context in contexts], budget):
             some = [contexts[p] for p in positions]
             states: dict[Tokens, Tensor] = {}
             in_parts(model, some, partial(encode, model, states), budget)
-            for batch in decoder_batches(model, [row for one in some for row in behind[one]]):
-                in_parts(model, batch, partial(decode_rows, model, states, found), model.budget)
+            below = [row for one in some for row in behind[one]]
+            for batch in decoder_batches(model, below):
+                in_parts(model, batch, partial(decode_rows, model, states, found), enough(model))
     return found
 
 
 def decoder_batches(model: "LanguageModel", rows: Sequence[Row]) -> Iterator[list[Row]]:
     """Rows of equal lengths, within the budget of tokens and of logits."""
     module: Any = model.module
-    room = model.budget.logits // module.config.get_text_config().vocab_size
-    for positions in batches([(len(row.tokens),) for row in rows], model.budget):
+    budget = enough(model)
+    room = budget.logits // module.config.get_text_config().vocab_size
+    for positions in batches([(len(row.tokens),) for row in rows], budget):
         some = [rows[p] for p in positions]
         size = max(1, room // max(len({place for place, _, _ in row.reads}) for row in some))
         for first in range(0, len(some), size):

@@ -8,6 +8,7 @@ soft capping) it does as ever.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -21,8 +22,10 @@ from pytest_compression.scoring.memory import halving
 if TYPE_CHECKING:
     from pytest_compression.models.language_model import LanguageModel
 
-CHUNK = 2**22
+CHUNK = 2**20
 """Logits that are in single precision at once."""
+ENOUGH = 1024
+"""Tokens with which a processor's products reach their rate: more would only take memory."""
 
 
 Row = TypeVar("Row")
@@ -114,6 +117,14 @@ def readings(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Read
     for one in best.nonzero().flatten().tolist():
         best[one] = (logits[rows[one], : tokens[one]] < chosen[one]).all()
     return Readings(values=values.cpu(), best=best.cpu())
+
+
+def enough(model: "LanguageModel") -> Budget:
+    """A model's budget, or what suffices on its device if that is less."""
+    budget = model.budget
+    if next(model.module.parameters()).device.type != "cpu":
+        return budget
+    return replace(budget, tokens=min(budget.tokens, ENOUGH))
 
 
 def in_parts(

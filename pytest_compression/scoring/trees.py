@@ -18,7 +18,7 @@ from pytest_compression.scoring.attention import packed
 from pytest_compression.scoring.memory import halving, is_out_of_memory, release
 from pytest_compression.scoring.packs import Pack, in_order
 from pytest_compression.scoring.prefixes import Piece, Prices, plan
-from pytest_compression.scoring.reading import Readings, in_parts, readings, run
+from pytest_compression.scoring.reading import ENOUGH, Readings, enough, in_parts, readings, run
 from pytest_compression.scoring.rows import Kept, Rows, kept_of
 from pytest_compression.scoring.tokens import Tokens
 
@@ -37,9 +37,8 @@ COPIED = 1 / 200
 """Tokens that it costs to hand one kept token on to a row, which gets a copy."""
 JOINED = 1 / 40
 """Tokens that it costs to join what one token sees in a trunk and elsewhere, in a pack."""
-WIDEST = 2**25
-"""Bytes of an activation of four times the hidden size that a pack makes at most: allocators give
-larger ones back to the system each time, and get them anew, page by page."""
+WHOLE = 2 * ENOUGH
+"""Tokens up to which a trunk and all that is below it are one pack."""
 CALLS = 15e6
 """Floating-point operations of products in the time that a trunk costs in a pack: its calls of
 attention, by layer."""
@@ -89,7 +88,6 @@ class CausalEngine:
             copied=0 if self.can.packs else COPIED,
             joined=JOINED if self.can.packs else 0,
         )
-        self.widest = WIDEST // (4 * hidden * self.rows.dtype.itemsize)
 
     def score(
         self, sequences: Sequence[Tokens], wanted: Sequence[tuple[int, int, int]]
@@ -149,10 +147,10 @@ class CausalEngine:
             self.open(whole, kept, reads, found)
 
         for batch in self.packs(pieces, reads):
-            if batch[0].below and not self.fits(self.load(batch[0], reads)):
+            if batch[0].below and not self.fits(self.load(batch[0], reads), WHOLE):
                 self.open(batch[0], kept, reads, found)
             else:
-                in_parts(self.model, batch, run_pack, self.model.budget)
+                in_parts(self.model, batch, run_pack, enough(self.model))
 
     def open(self, piece: Piece, kept: Kept, reads: Reads, found: Readings) -> None:
         """Run a trunk by itself, and then what is below it."""
@@ -166,7 +164,7 @@ class CausalEngine:
         for piece in sorted(pieces, key=lambda piece: -len(piece.tokens)):
             mine = self.load(piece, reads)
             total = total.plus(mine)
-            if batch and not self.fits(total):
+            if batch and not self.fits(total, ENOUGH):
                 yield batch
                 batch, total = [], mine
             batch.append(piece)
@@ -183,10 +181,10 @@ class CausalEngine:
             mask=sum(len(row.tokens) ** 2 for row in rows if not row.is_linear),
         )
 
-    def fits(self, load: Load) -> bool:
-        """Whether so much can be run at once."""
+    def fits(self, load: Load, tokens: int) -> bool:
+        """Whether so much can be run at once, of so many tokens at most."""
         budget = self.model.budget
-        tokens = min(budget.tokens, self.widest)
+        tokens = min(budget.tokens, tokens)
         return load.tokens <= tokens and load.logits <= budget.logits and load.mask <= MASK
 
     def run_pack(self, pieces: Sequence[Piece], kept: Kept, reads: Reads, found: Readings) -> None:
