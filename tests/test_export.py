@@ -126,7 +126,7 @@ def test_a_pruned_model_is_written_and_answers_alike(export: Export, tmp_path: P
     assert release.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-SAME = "  symbols: 6 of 6 questions score the same; largest difference 0"
+SAME = "  symbols: 6 of 6 questions score the same; largest difference "
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,8 @@ def test_a_quantized_model_is_written_packed(
 ) -> None:
     code, said, error = export(f"decoder/{recipe}", "--benchmark", "symbols", to="new/release")
     assert (code, error) == (0, "")
-    assert said[1] == SAME
+    assert said[1].startswith(SAME)
+    assert float(said[1].removeprefix(SAME)) < 1e-5
     assert len(said) == 3
     release = tmp_path / "new" / "release"
     card = json.loads((release / "compression.json").read_text(encoding="utf-8"))
@@ -173,7 +174,8 @@ def test_what_is_written_as_plain_numbers_is_said(export: Export, tmp_path: Path
     code, said, error = export("decoder/hqq", "--benchmark", "symbols")
     reason = "no common format holds zero points that are no whole numbers"
     assert (code, error) == (0, "")
-    assert said[1] == SAME
+    assert said[1].startswith(SAME)
+    assert float(said[1].removeprefix(SAME)) < 1e-5
     names = ", ".join(f"model.layers.0.self_attn.{one}_proj" for one in "qkvo")
     assert said[3].startswith(f"  written as plain numbers: {names}, ")
     assert said[3].endswith(f" and 23 more ({reason})")

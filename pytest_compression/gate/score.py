@@ -86,8 +86,9 @@ class Answers:
         if extreme >= 0:
             return 0.0, 0.0
         steepest = -1 / extreme
-        if extreme < least and float(self.counts @ (errors / (1 + steepest * errors))) >= 0:
-            shares = self.counts / (1 + steepest * errors)
+        room = 1 + steepest * errors  # 0 by rounding if extreme is hardly below least
+        if extreme < least and room.min() > 0 and float(self.counts @ (errors / room)) >= 0:
+            shares = self.counts / room
             rest = max(0.0, n - float(shares.sum()))
         else:
             shares = self.counts / (1 + tilt(errors, self.counts, steepest) * errors)
