@@ -31,7 +31,8 @@ from pytest_compression.types import Footprint, Part
 
 USE = "pytest_compression.modifiers.backends.onnxruntime:OnnxRuntime"
 ROW = torch.tensor([[3, 9, 4, 7, 5, 8, 11]])
-LITTLE = 0.2 if torch.cpu._is_vnni_supported() else 0.5
+VNNI = torch.cpu._is_vnni_supported()
+LITTLE = 0.2 if VNNI else 0.5
 """What is lost at most: processors without VNNI saturate sums of products of bytes."""
 ARCHITECTURES = ["albert", "bert", "gpt2", "llama", "opt", "roberta", "t5"]
 
@@ -134,7 +135,7 @@ def test_segments_reach_the_graph() -> None:
     with torch.inference_mode():
         found = model.module(input_ids=ROW, token_type_ids=kinds).logits
         wanted = dense.module(input_ids=ROW, token_type_ids=kinds).logits
-    assert relative(found, wanted) < LITTLE
+    assert relative(found, wanted) < (0.1 if VNNI else LITTLE)
     assert relative(found, logits(model, ROW)) > 0.1
 
 
